@@ -1,0 +1,50 @@
+# Python 3.11 or newer, make and git are all that is needed; everything else is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := data/demo
+# Small encoders from random weights, so a rate for training from scratch and few epochs.
+DEMO_TRAIN := --text-encoder scratch --video-weights none --epochs 8 --batch-size 16 --learning-rate 1e-3
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo demo-modalities test check lint types clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+install: $(STAMP)  ## Make .venv and install mmsent into it
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mmsent needs Python 3.11 or newer; give one as make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+	@touch $@
+
+demo: $(STAMP)  ## Make a data set, preprocess it, train on it, evaluate: see docs/demo.md
+	test -d $(DEMO)/meld || $(BIN)/mmsent make-demo $(DEMO)/meld
+	$(BIN)/mmsent preprocess $(DEMO)/meld --out $(DEMO)/shards --text-encoder scratch --frames 8 --size 32x32
+	$(BIN)/mmsent train --shards $(DEMO)/shards --out $(DEMO)/run $(DEMO_TRAIN) --resume
+	$(BIN)/mmsent evaluate --shards $(DEMO)/shards --run $(DEMO)/run --split test
+	@echo "Done. Scores, confusion matrices and training curves: $(DEMO)/run/evaluation-test/"
+
+demo-modalities: $(STAMP)  ## Train on one modality at a time, after `make demo`
+	for modality in text audio video; do \
+		$(BIN)/mmsent train --shards $(DEMO)/shards --out $(DEMO)/run-$$modality $(DEMO_TRAIN) --modalities $$modality --resume && \
+		$(BIN)/mmsent evaluate --shards $(DEMO)/shards --run $(DEMO)/run-$$modality --split test || exit 1; \
+	done
+
+test: $(STAMP)  ## Run all tests
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+check: lint types test  ## Everything that CI runs
+
+clean:  ## Remove what make made
+	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,502 @@
+"""The `mmsent` command: parses, calls, draws. Heavy libraries are imported inside the commands: `--help` is instant."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mmsent.config import ClassWeights, ModelConfig, Precision, TrainConfig
+from preprocess.config import DemoConfig, PreprocessConfig, TestClips
+from shards.errors import ExpectedError, describe
+from shards.schema import MODALITIES, Modality
+
+if TYPE_CHECKING:
+    from mmsent.report import Evaluation
+    from mmsent.trainer import EpochResult, StepInfo
+    from preprocess.report import SplitReport
+    from shards.verify import SplitCheck
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="mmsent",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Emotion and sentiment from clips of people talking: raw MELD to shards, to a model, to honest scores.",
+)
+
+_LOG = logging.getLogger(__name__)
+_out = Console()
+_err = Console(stderr=True)
+
+_DEMO = DemoConfig()
+_PREPROCESS = PreprocessConfig()
+_MODEL = ModelConfig()
+_TRAIN = TrainConfig()
+
+T = TypeVar("T")
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+
+
+def main() -> None:
+    """Run the command; expected trouble is printed and ends with exit code 1, wrong usage with 2."""
+    try:
+        app()
+    except ExpectedError as exc:
+        first, *rest = str(exc).splitlines()
+        _err.print(f"[bold red]error:[/] {escape(first)}", highlight=False, soft_wrap=True)
+        for line in rest:
+            _err.print(escape(line), highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+@app.callback()
+def _set_up() -> None:
+    handler = RichHandler(console=_err, show_time=False, show_path=False, markup=False)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
+    for noisy in ("httpx", "huggingface_hub", "transformers"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+@app.command("make-demo")
+def make_demo_command(
+    directory: Annotated[Path, typer.Argument(help="Folder to make; it must not exist or be empty.")],
+    utterances: Annotated[int, typer.Option(help="Clips in all, over the three splits.")] = _DEMO.num_utterances,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = _DEMO.seed,
+    workers: Annotated[int | None, typer.Option(help="Processes that encode; as many as cores if not given.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a small MELD-format data set to try everything on.
+
+    Three CSVs in MELD's columns and mp4 clips with picture and sound, whose emotion can be learned from the text, the
+    sound or the picture alone, and better from all three.
+
+    Example: `mmsent make-demo data/demo --utterances 120`
+    """
+    from preprocess.demo import make_demo
+
+    config = _checked(lambda: DemoConfig(num_utterances=utterances, seed=seed, num_workers=workers or _num_cores()))
+    with _progress() as progress:
+        task = progress.add_task("clips", total=None)
+        summary = make_demo(directory, config, on_progress=partial(_move, progress, task))
+    if as_json:
+        _print_json(asdict(summary))
+        return
+    table = Table("split", "rows", title=f"Demo data set in {directory}")
+    for split, rows in summary.num_rows.items():
+        table.add_row(split, str(rows))
+    _out.print(table)
+    _out.print(f"{summary.num_clips} clips, {summary.footage_seconds:.0f} s of footage, {_bytes(summary.total_bytes)}")
+    _next(f"mmsent preprocess {directory} --out SHARDS --text-encoder scratch")
+
+
+@app.command("preprocess")
+def preprocess_command(
+    meld: Annotated[Path, typer.Argument(help="Folder with MELD's CSVs and clips, in any of the known layouts.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the shards. Run again with the same folder to go on or update.")
+    ],
+    text_encoder: Annotated[
+        str, typer.Option(help="Whose tokenizer: a Hugging Face name, a folder, or `scratch` (learned from train).")
+    ] = _PREPROCESS.text_encoder,
+    frames: Annotated[int, typer.Option(help="Frames per clip, spread over all of it.")] = _PREPROCESS.num_frames,
+    size: Annotated[
+        str, typer.Option(metavar="HxW", help="Height and width of a frame in pixels.")
+    ] = f"{_PREPROCESS.height}x{_PREPROCESS.width}",
+    hops: Annotated[
+        int, typer.Option(help="Columns of the log-mel, 32 ms each, from the start of the sound.")
+    ] = _PREPROCESS.num_hops,
+    test_clips: Annotated[
+        TestClips, typer.Option(help="For test rows with a final_videos_test twin: the better fit, the twin, or never.")
+    ] = _PREPROCESS.test_clips,
+    samples_per_shard: Annotated[int, typer.Option(help="Rows in a shard.")] = _PREPROCESS.samples_per_shard,
+    clip_timeout: Annotated[
+        float, typer.Option(help="Seconds after which a clip's decoder is killed, plus 10 per megabyte.")
+    ] = _PREPROCESS.clip_timeout_seconds,
+    max_failed_fraction: Annotated[
+        float, typer.Option(help="Refuse a split when more of its rows have no picture (0 to 1).")
+    ] = _PREPROCESS.max_failed_fraction,
+    workers: Annotated[int | None, typer.Option(help="Processes that decode; as many as cores if not given.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Decode every clip once and write WebDataset shards.
+
+    Every row of the CSVs becomes a sample. A clip that is missing, broken or silent keeps its row, text and labels,
+    with what it lacks marked absent and the reason in the report (also in OUT/report.json).
+
+    Example: `mmsent preprocess MELD.Raw --out data/shards`
+    """
+    from preprocess.build import build_shards, build_tokenizer
+    from preprocess.meld import read_meld
+    from preprocess.report import report_splits, report_to_json
+    from shards.index import publish
+
+    height, width = _size(size)
+    config = _checked(
+        lambda: PreprocessConfig(
+            num_frames=frames,
+            height=height,
+            width=width,
+            num_hops=hops,
+            text_encoder=text_encoder,
+            samples_per_shard=samples_per_shard,
+            test_clips=test_clips,
+            clip_timeout_seconds=clip_timeout,
+            max_failed_fraction=max_failed_fraction,
+        )
+    )
+    num_workers = _checked(lambda: _at_least_one("workers", workers or _num_cores()))
+    dataset = read_meld(meld)
+    for split in dataset.missing_splits:
+        _LOG.warning("there is no %s_sent_emo.csv: the split is left out", split)
+    tokenizer = build_tokenizer(dataset, config)
+    with _progress() as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def on_progress(split: str, done: int, total: int) -> None:
+            if split not in tasks:
+                tasks[split] = progress.add_task(split, total=total)
+            _move(progress, tasks[split], done, total)
+
+        made = build_shards(
+            dataset, out, config=config, tokenizer=tokenizer, num_workers=num_workers, on_progress=on_progress
+        )
+    reports = report_splits(dataset, out, shards_made=made)
+    value = report_to_json(dataset, reports)
+    publish(out / "report.json", (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    if as_json:
+        _print_json(value)
+        return
+    _print_reports(reports, out)
+    _next(f"mmsent train --shards {out} --out RUN{_encoder_option(text_encoder)}")
+
+
+@app.command("verify")
+def verify_command(
+    shards: Annotated[Path, typer.Argument(help="Folder of shards, or one split of it.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check shards in full: sizes, digests, and every member of every sample. Exit code 1 if anything is wrong.
+
+    Example: `mmsent verify data/shards`
+    """
+    from shards.index import INDEX_NAME, split_directories
+    from shards.verify import verify_split
+
+    if (shards / INDEX_NAME).is_file():
+        directories = [shards]
+    else:
+        unfinished = sorted({path.parent for path in shards.glob("*/*.tar")})
+        directories = unfinished or list(split_directories(shards).values())
+    checks = []
+    with _progress() as progress:
+        for directory in directories:
+            task = progress.add_task(directory.name, total=None)
+            checks.append(verify_split(directory, on_progress=partial(_move, progress, task)))
+    if as_json:
+        _print_json({check.split: asdict(check) for check in checks})
+    else:
+        _print_checks(checks)
+    if any(check.problems for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command("train")
+def train_command(
+    shards: Annotated[Path, typer.Option(help="Folder that `mmsent preprocess --out` made.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and history.")],
+    text_encoder: Annotated[
+        str, typer.Option(help="A Hugging Face name, a folder, or `scratch`; the shards must be tokenized for it.")
+    ] = _MODEL.text_encoder,
+    video_weights: Annotated[
+        str, typer.Option(help="Of r3d_18: `kinetics`, `none` (random), or the path of a state dict.")
+    ] = _MODEL.video_weights,
+    modalities: Annotated[str, typer.Option(help="What the model looks at, with commas.")] = ",".join(MODALITIES),
+    train_encoders: Annotated[
+        str, typer.Option(help="Pre-trained encoders to train too: `video`, `text` or `video,text`.")
+    ] = "",
+    epochs: Annotated[int, typer.Option(help="Passes over the training split, at most.")] = _TRAIN.max_epochs,
+    batch_size: Annotated[int, typer.Option(help="Samples of a step.")] = _TRAIN.batch_size,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = _TRAIN.learning_rate,
+    encoder_learning_rate: Annotated[
+        float, typer.Option(help="Of pre-trained encoders that are trained.")
+    ] = _TRAIN.encoder_learning_rate,
+    precision: Annotated[
+        Precision, typer.Option(help="Of the forward pass; auto: bf16 where the device computes in it.")
+    ] = _TRAIN.precision,
+    class_weights: Annotated[
+        ClassWeights, typer.Option(help="Of the losses, from the training labels' frequencies.")
+    ] = _TRAIN.class_weights,
+    patience: Annotated[
+        int, typer.Option(help="Epochs without a lower validation loss before the run ends.")
+    ] = _TRAIN.early_stopping_patience,
+    seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = _TRAIN.seed,
+    readers: Annotated[int, typer.Option(help="Threads that fill batches.")] = _TRAIN.num_readers,
+    checkpoint_steps: Annotated[
+        int, typer.Option(help="Steps between saves within an epoch; each epoch ends with one.")
+    ] = _TRAIN.checkpoint_steps,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT, if any.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the three encoders' fusion on shards.
+
+    Keeps the weights of the epoch with the lowest validation loss (best.safetensors) and where the run stands
+    (last.safetensors). `wait` in the progress line is the share of time in which the trainer waited for data.
+
+    Example: `mmsent train --shards data/shards --out runs/first`
+    """
+    from mmsent.errors import TrainingError
+    from mmsent.train import train
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        then = "start it without torchrun, on one device"
+        raise TrainingError(describe("training on several processes is not there yet", then=then))
+    chosen = _names("modalities", modalities)
+    trained = _names("train-encoders", train_encoders)
+    model_config = _checked(
+        lambda: ModelConfig(
+            modalities=tuple(name for name in MODALITIES if name in chosen),
+            text_encoder=text_encoder,
+            video_weights=video_weights,
+            train_encoders=tuple(name for name in MODALITIES if name in trained),
+        )
+    )
+    train_config = _checked(
+        lambda: TrainConfig(
+            batch_size=batch_size,
+            max_epochs=epochs,
+            learning_rate=learning_rate,
+            encoder_learning_rate=encoder_learning_rate,
+            early_stopping_patience=patience,
+            class_weights=class_weights,
+            precision=precision,
+            seed=seed,
+            num_readers=readers,
+            checkpoint_steps=checkpoint_steps,
+        )
+    )
+    with _progress("{task.fields[info]}") as progress:
+        task = progress.add_task("epoch 1", total=None, info="")
+
+        def on_step(info: "StepInfo") -> None:
+            text = f"loss {info.loss:.3f}  {info.samples_per_second:.0f} samples/s  wait {info.wait_share:.1%}"
+            progress.update(
+                task, description=f"epoch {info.epoch + 1}", completed=info.step, total=info.num_steps, info=text
+            )
+
+        def on_epoch(result: "EpochResult") -> None:
+            progress.console.print(_epoch_line(result), highlight=False)
+
+        result = train(
+            shards,
+            out,
+            model_config=model_config,
+            train_config=train_config,
+            resume=resume,
+            on_step=on_step,
+            on_epoch=on_epoch,
+        )
+    if as_json:
+        _print_json(asdict(result))
+        return
+    why = "validation loss stopped falling" if result.stopped_early else "all epochs done"
+    _out.print(
+        f"{len(result.epochs)} epochs on {result.device} in {result.precision} ({why}); "
+        f"best is epoch {result.best_epoch + 1}: {escape(str(out / 'best.safetensors'))}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    _next(f"mmsent evaluate --shards {shards} --run {out} --split test")
+
+
+@app.command("evaluate")
+def evaluate_command(
+    shards: Annotated[Path, typer.Option(help="Folder of shards.")],
+    run: Annotated[Path, typer.Option(help="Folder that `mmsent train --out` made.")],
+    split: Annotated[str, typer.Option(help="Split to score.")] = "test",
+    as_json: JsonOption = False,
+) -> None:
+    """Score a run's best checkpoint on a split, every sample once, next to the majority baseline.
+
+    Writes metrics.json, predictions.csv, a confusion matrix per task and the training curves to RUN/evaluation-SPLIT/.
+
+    Example: `mmsent evaluate --shards data/shards --run runs/first --split test`
+    """
+    from mmsent.report import evaluate_run
+
+    evaluation = evaluate_run(shards, run, split=split)
+    if as_json:
+        _print_json(evaluation.to_json())
+        return
+    _print_evaluation(evaluation)
+
+
+def _print_reports(reports: list["SplitReport"], out: Path) -> None:
+    table = Table(title=f"Shards in {escape(str(out))}")
+    for column in ("split", "rows", "samples", *MODALITIES, "made", "kept", "size"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for item in reports:
+        usable = [str(item.usable[name]) for name in MODALITIES]
+        kept = item.num_shards - item.num_shards_made
+        table.add_row(
+            item.split, str(item.num_rows), str(item.num_samples), *usable, str(item.num_shards_made), str(kept),
+            _bytes(item.num_bytes),
+        )  # fmt: skip
+    _out.print(table)
+    events = Table(title="What was found", show_lines=False)
+    for column in ("split", "what", "count", "first of them"):
+        events.add_column(column, justify="right" if column == "count" else "left", overflow="fold")
+    for item in reports:
+        for what, details in _events(item).items():
+            events.add_row(item.split, what, str(len(details)), escape(details[0]))
+    _out.print(events)
+    _out.print(f"All of them, by row: {escape(str(out / 'report.json'))}", highlight=False, soft_wrap=True)
+
+
+def _events(item: "SplitReport") -> dict[str, list[str]]:
+    """Group everything odd about a split by what it is."""
+    events: dict[str, list[str]] = {}
+    for absent in item.absent:
+        events.setdefault(f"no {absent.modality}", []).append(f"{absent.key}: {absent.reason}")
+    for note in item.notes:
+        events.setdefault(note.kind.replace("_", " "), []).append(f"{note.key}: {note.detail}")
+    for what, files in (("clip without a row", item.orphan_clips), ("file that is no clip", item.ignored_files)):
+        if files:
+            events[what] = files
+    return events
+
+
+def _print_checks(checks: list["SplitCheck"]) -> None:
+    table = Table("split", "shards", "samples", "size", "problems")
+    for check in checks:
+        found = f"[red]{len(check.problems)}[/]" if check.problems else "[green]none[/]"
+        table.add_row(check.split, str(check.num_shards), str(check.num_samples), _bytes(check.num_bytes), found)
+    _out.print(table)
+    for check in checks:
+        for problem in check.problems:
+            _out.print(f"[red]{escape(problem.file)}[/]: {escape(problem.what)}", highlight=False, soft_wrap=True)
+
+
+def _print_evaluation(evaluation: "Evaluation") -> None:
+    for task, item in evaluation.scores.items():
+        table = Table(title=f"{task} on {evaluation.split}, {item.num_samples} samples")
+        for column in ("class", "precision", "recall", "F1", "samples", "predicted"):
+            table.add_column(column, justify="left" if column == "class" else "right")
+        for one in item.classes:
+            values = (f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}", str(one.support))
+            table.add_row(one.name, *values, str(one.num_predicted))
+        _out.print(table)
+        base = item.baseline
+        _out.print(
+            f"weighted F1 [bold]{item.weighted_f1:.3f}[/], macro F1 {item.macro_f1:.3f}, accuracy {item.accuracy:.3f}; "
+            f"always '{base.label}': {base.weighted_f1:.3f}, {base.macro_f1:.3f}, {base.accuracy:.3f}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if item.never_predicted:
+            names = ", ".join(item.never_predicted)
+            _err.print(f"[yellow]warning:[/] never predicted: {names}", highlight=False, soft_wrap=True)
+    _out.print(
+        f"Weights of epoch {evaluation.epoch + 1}, chosen on dev. All in {escape(str(evaluation.directory))}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _epoch_line(result: "EpochResult") -> str:
+    scores = "  ".join(f"{task} wF1 {value:.3f}" for task, value in result.dev_weighted_f1.items())
+    return (
+        f"epoch {result.epoch + 1:3d}  train {result.train_loss:.3f}  dev {result.dev_loss:.3f}  {scores}  "
+        f"{result.samples_per_second:.0f} samples/s  wait {result.wait_share:.1%}{'  best' if result.best else ''}"
+    )
+
+
+@contextmanager
+def _progress(info: str = "{task.speed:.1f}/s") -> Iterator[Progress]:
+    """Show progress on standard error if that is a terminal; elsewhere only what is printed above the bars is left."""
+    rate = TextColumn(info) if "speed" not in info else _RateColumn("")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    with Progress(*columns, console=_err, disable=False, transient=False, speed_estimate_period=60) as progress:
+        yield progress
+
+
+class _RateColumn(TextColumn):
+    """Units per second, once there is one to say."""
+
+    def render(self, task: Any) -> Any:
+        """Draw the rate."""
+        self.text_format = f"{task.speed:.1f}/s" if task.speed else ""
+        return super().render(task)
+
+
+def _move(progress: Progress, task: TaskID, done: int, total: int) -> None:
+    progress.update(task, completed=done, total=total)
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def _next(command: str) -> None:
+    _out.print(f"Next: {escape(command)}", highlight=False, soft_wrap=True)
+
+
+def _encoder_option(name: str) -> str:
+    return "" if name == _MODEL.text_encoder else f" --text-encoder {name}"
+
+
+def _checked(make: Callable[[], T]) -> T:
+    """Make a config; a value it refuses is wrong usage."""
+    try:
+        return make()
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return value
+
+
+def _names(option: str, text: str) -> list[Modality]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in MODALITIES]:
+        raise typer.BadParameter(f"--{option} takes {', '.join(MODALITIES)}; got {', '.join(unknown)}")
+    return cast("list[Modality]", names)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise typer.BadParameter(f"--size is HEIGHTxWIDTH in pixels, like 112x112; got {text!r}")
+    return int(height), int(width)
+
+
+def _num_cores() -> int:
+    """Return the cores this process may use, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -1,0 +1,1 @@
+"""Model, training and evaluation on shards. Knows nothing of clips."""

@@ -1,0 +1,152 @@
+"""A checkpoint is one safetensors file, published by rename: tensors, and all else as JSON in its header. No pickle."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mmsent.config import ModelConfig, TrainConfig
+from mmsent.errors import CheckpointError
+from mmsent.model import MultimodalModel
+from shards.errors import ShardError, SpecMismatchError, describe
+from shards.index import sync_directory
+from shards.reader import Split
+from shards.schema import FeatureSpec, LabelSet
+
+__all__ = ["Checkpoint", "check_fit", "load_checkpoint", "restore_model", "save_checkpoint"]
+
+CHECKPOINT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Checkpoint:
+    """Weights and everything that is needed to use them, or to go on training.
+
+    Attributes:
+        model_config: The network.
+        train_config: The run.
+        spec: How the samples were made that it was trained on.
+        label_sets: What its outputs mean.
+        train_counts: Samples per task and label in the training split.
+        text_config: Hugging Face config of the text encoder, if there is one.
+        state: Where training stands, as plain values; see `mmsent.train`.
+        tensors: `model.*`, and in a checkpoint to go on from also `optimizer.*` and `rng.*`.
+    """
+
+    model_config: ModelConfig
+    train_config: TrainConfig
+    spec: FeatureSpec
+    label_sets: tuple[LabelSet, ...]
+    train_counts: Mapping[str, Mapping[str, int]]
+    text_config: dict[str, Any] | None
+    state: dict[str, Any]
+    tensors: Mapping[str, Tensor]
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """Return the tensors under `name.`, without the prefix."""
+        prefix = f"{name}."
+        return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint in one step: the file has the old content or all of the new one, also after a power cut.
+
+    Raises:
+        CheckpointError: if the disk is full or cannot be written.
+    """
+    meta = {
+        "version": CHECKPOINT_VERSION,
+        "model_config": checkpoint.model_config.to_json(),
+        "train_config": checkpoint.train_config.to_json(),
+        "spec": checkpoint.spec.to_json(),
+        "label_sets": [asdict(item) for item in checkpoint.label_sets],
+        "train_counts": {task: dict(counts) for task, counts in checkpoint.train_counts.items()},
+        "text_config": checkpoint.text_config,
+        "state": checkpoint.state,
+    }
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+        save_file(tensors, temporary, metadata={"mmsent": json.dumps(meta)})
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, SafetensorError) as exc:
+        temporary.unlink(missing_ok=True)
+        then = "make room; the checkpoint before this one is still there: go on with `--resume`"
+        raise CheckpointError(describe(f"cannot write a checkpoint: {exc}", file=path, then=then)) from exc
+    sync_directory(path.parent)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        CheckpointError: if there is none, it is cut or damaged, or it is no checkpoint of ours.
+    """
+    if not path.is_file():
+        then = "give the folder that `mmsent train --out` made, after its first epoch"
+        raise CheckpointError(describe("there is no checkpoint", file=path, then=then))
+    try:
+        with safe_open(path, framework="pt") as file:
+            raw = (file.metadata() or {}).get("mmsent")
+            if raw is None:
+                raise CheckpointError(describe("this is no checkpoint of mmsent", file=path, then="check the path"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        meta = json.loads(raw)
+        if meta["version"] != CHECKPOINT_VERSION:
+            what = f"the checkpoint is of version {meta['version']}, this program reads {CHECKPOINT_VERSION}"
+            raise CheckpointError(describe(what, file=path, then="use the mmsent that made it, or train again"))
+        return Checkpoint(
+            model_config=ModelConfig.from_json(meta["model_config"]),
+            train_config=TrainConfig.from_json(meta["train_config"]),
+            spec=FeatureSpec.from_json(meta["spec"]),
+            label_sets=tuple(LabelSet(task=item["task"], names=tuple(item["names"])) for item in meta["label_sets"]),
+            train_counts=meta["train_counts"],
+            text_config=meta["text_config"],
+            state=meta["state"],
+            tensors=tensors,
+        )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, ShardError) as exc:
+        then = "use another checkpoint of the run, or train again"
+        raise CheckpointError(describe(f"the checkpoint is damaged: {exc}", file=path, then=then)) from exc
+
+
+def restore_model(checkpoint: Checkpoint) -> MultimodalModel:
+    """Rebuild the network of a checkpoint on the CPU; needs no network connection."""
+    model = MultimodalModel(
+        checkpoint.model_config,
+        spec=checkpoint.spec,
+        label_sets=checkpoint.label_sets,
+        text_config=checkpoint.text_config,
+        pretrained=False,
+    )
+    try:
+        model.load_state_dict(checkpoint.part("model"))
+    except RuntimeError as exc:
+        raise CheckpointError(describe(f"the weights do not fit the network they claim to be of: {exc}")) from exc
+    return model
+
+
+def check_fit(checkpoint: Checkpoint, split: Split, *, path: Path) -> None:
+    """Refuse shards that are not made as those the weights were trained on.
+
+    Raises:
+        SpecMismatchError: naming every field that differs, or the labels.
+    """
+    differences = [str(item) for item in checkpoint.spec.differences(split.spec, provenance=False)]
+    for ours, theirs in zip(checkpoint.label_sets, split.label_sets, strict=False):
+        if ours != theirs:
+            differences.append(f"labels of {ours.task}: {ours.names} against {theirs.names}")
+    if len(checkpoint.label_sets) != len(split.label_sets):
+        differences.append(f"tasks: {len(checkpoint.label_sets)} against {len(split.label_sets)}")
+    if differences:
+        what = f"the checkpoint does not fit the shards in {split.directory} (checkpoint against shards): "
+        then = "give the shards it was trained on, or make shards with the same options"
+        raise SpecMismatchError(describe(what + "; ".join(differences), file=path, then=then))

@@ -1,0 +1,118 @@
+"""What the model is and how it is trained."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self, get_args
+
+from shards.schema import MODALITIES, Modality
+
+__all__ = ["SCRATCH", "ClassWeights", "ModelConfig", "Precision", "TrainConfig"]
+
+SCRATCH = "scratch"
+"""Name of the small text encoder that is trained from random weights."""
+
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+ClassWeights = Literal["none", "sqrt", "inverse"]
+
+
+class _Plain:
+    """To and from plain values, for JSON."""
+
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """Rebuild from `to_json`; `TypeError` if a field is missing or unknown."""
+        return cls(**{name: tuple(item) if isinstance(item, list) else item for name, item in value.items()})
+
+    def differences(self, other: Self, *, ignore: tuple[str, ...] = ()) -> list[str]:
+        """List the fields in which two configs disagree, as `name: ours against theirs`."""
+        return [
+            f"{item.name}: {getattr(self, item.name)!r} against {getattr(other, item.name)!r}"
+            for item in fields(self)  # type: ignore[arg-type]
+            if item.name not in ignore and getattr(self, item.name) != getattr(other, item.name)
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig(_Plain):
+    """The network. Defaults are the ones of docs/model.md."""
+
+    modalities: tuple[Modality, ...] = MODALITIES
+    """What the model looks at; the others are not even computed."""
+    text_encoder: str = "bert-base-uncased"
+    """A Hugging Face name, a local folder, or `scratch`: a small BERT from random weights for the shards' tokenizer."""
+    video_weights: str = "kinetics"
+    """Of r3d_18: `kinetics`, `none` for random ones, or the path of a state dict (.pth, .safetensors)."""
+    train_encoders: tuple[Modality, ...] = ()
+    """Pre-trained encoders to train as well. Those that start from random weights are always trained."""
+    feature_dim: int = 128
+    """Width of each modality after its encoder."""
+    fusion_dim: int = 256
+    """Width after fusion."""
+    encoder_dropout: float = 0.2
+    """Of the modality features."""
+    fusion_dropout: float = 0.3
+    """Of the fused features."""
+
+    def __post_init__(self) -> None:
+        if not self.modalities or list(self.modalities) != [name for name in MODALITIES if name in self.modalities]:
+            raise ValueError(f"modalities must be some of {MODALITIES}, in this order, got {self.modalities}")
+        if unknown := set(self.train_encoders) - {"video", "text"}:
+            raise ValueError(f"train_encoders names pre-trained encoders, video or text, got {sorted(unknown)}")
+        for name in ("encoder_dropout", "fusion_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
+        if self.feature_dim < 1 or self.fusion_dim < 1:
+            raise ValueError(f"widths must be at least 1, got {self.feature_dim}, {self.fusion_dim}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig(_Plain):
+    """The training run."""
+
+    batch_size: int = 32
+    """Samples of a step."""
+    max_epochs: int = 20
+    """Passes over the training split, at most."""
+    learning_rate: float = 1e-4
+    """Of Adam, for everything that starts from random weights."""
+    encoder_learning_rate: float = 1e-5
+    """Of pre-trained encoders that are trained."""
+    plateau_factor: float = 0.1
+    """Learning rates are multiplied by it when the validation loss stops falling."""
+    plateau_patience: int = 2
+    """Epochs without a lower validation loss before that."""
+    early_stopping_patience: int = 5
+    """Epochs without a lower validation loss before the run ends."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    class_weights: ClassWeights = "none"
+    """Of the losses, from the training labels: `sqrt` or `inverse` of their frequency, mean 1 over the samples."""
+    precision: Precision = "auto"
+    """Of the forward pass: `auto` takes bf16 where the device computes in it, else fp16 on a GPU and fp32 on a CPU."""
+    seed: int = 0
+    """Of the weights, the order of samples and dropout."""
+    num_readers: int = 1
+    """Threads that fill batches; they do not change any."""
+    checkpoint_steps: int = 500
+    """Steps between two saves within an epoch; each epoch ends with one."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_epochs", "num_readers", "checkpoint_steps", "early_stopping_patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "encoder_learning_rate", "max_grad_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.plateau_patience < 0 or not 0 < self.plateau_factor < 1:
+            raise ValueError(
+                f"need patience >= 0 and 0 < factor < 1, got {self.plateau_patience}, {self.plateau_factor}"
+            )
+        if self.class_weights not in get_args(ClassWeights) or self.precision not in get_args(Precision):
+            raise ValueError(f"unknown class_weights {self.class_weights!r} or precision {self.precision!r}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")

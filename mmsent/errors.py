@@ -1,0 +1,17 @@
+"""Expected trouble with weights, checkpoints and runs."""
+
+from shards.errors import ExpectedError
+
+__all__ = ["CheckpointError", "EncoderError", "TrainingError"]
+
+
+class CheckpointError(ExpectedError):
+    """A checkpoint that is missing, damaged, or made for other data."""
+
+
+class EncoderError(ExpectedError):
+    """Weights of a pre-trained encoder that are not to be had, or do not fit."""
+
+
+class TrainingError(ExpectedError):
+    """A run that cannot start or go on."""

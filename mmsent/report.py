@@ -1,0 +1,118 @@
+"""Evaluate a run on a split and leave a report: numbers, figures, and every prediction."""
+
+import csv
+import io
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mmsent.checkpoint import check_fit, load_checkpoint, restore_model
+from mmsent.errors import CheckpointError
+from mmsent.evaluate import Predictions, predict, score
+from mmsent.metrics import TaskScore
+from mmsent.plots import plot_confusion, plot_curves
+from mmsent.precision import choose_device, resolve_precision
+from mmsent.trainer import BEST, EpochResult
+from shards.errors import ShardError, describe
+from shards.index import publish, split_directories
+from shards.loader import ShardLoader
+from shards.reader import Split
+
+__all__ = ["Evaluation", "evaluate_run"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """The scores of one run on one split, and where they lie."""
+
+    split: str
+    num_samples: int
+    epoch: int
+    """Whose weights were used, from 0: the best on the validation split, never simply the last."""
+    loss: float
+    scores: dict[str, TaskScore]
+    directory: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, as in `metrics.json`."""
+        return {
+            "split": self.split,
+            "num_samples": self.num_samples,
+            "checkpoint": BEST,
+            "epoch": self.epoch,
+            "loss": self.loss,
+            "tasks": {
+                task: {**asdict(item), "never_predicted": list(item.never_predicted)}
+                for task, item in self.scores.items()
+            },
+        }
+
+
+def evaluate_run(shards: Path, run: Path, *, split: str) -> Evaluation:
+    """Score the best checkpoint of a run on a split, every sample once.
+
+    Writes `metrics.json`, `predictions.csv`, `confusion-<task>.png` and `training-curves.png` to
+    `run/evaluation-<split>/`.
+
+    Raises:
+        CheckpointError: if the run has no best checkpoint yet, or it is damaged.
+        SpecMismatchError: if the checkpoint does not fit the shards.
+        ShardError: if the split cannot be read.
+    """
+    directories = split_directories(shards)
+    if split not in directories:
+        then = f"choose from {', '.join(directories)}"
+        raise ShardError(describe(f"the shards have no finished split {split!r}", file=shards, then=then))
+    if not run.is_dir():
+        then = "give the folder that `mmsent train --out` made"
+        raise CheckpointError(describe("there is no such run", file=run, then=then))
+    checkpoint = load_checkpoint(run / BEST)
+    samples = Split(directories[split])
+    check_fit(checkpoint, samples, path=run / BEST)
+    device = choose_device()
+    precision = resolve_precision(checkpoint.train_config.precision, device)
+    loader = ShardLoader(samples, batch_size=checkpoint.train_config.batch_size, shuffle=False)
+    predictions = predict(restore_model(checkpoint).to(device), loader, device=device, precision=precision)
+    epochs = [EpochResult(**item) for item in checkpoint.state["history"]]
+    evaluation = Evaluation(
+        split=split,
+        num_samples=len(samples),
+        epoch=epochs[-1].epoch,
+        loss=predictions.loss,
+        scores=score(predictions, loader, train_counts=checkpoint.train_counts),
+        directory=run / f"evaluation-{split}",
+    )
+    history = run / "history.json"
+    if history.is_file():  # it goes on after the best epoch; a run killed during its first save has none yet
+        epochs = [EpochResult(**item) for item in json.loads(history.read_bytes())]
+    _write(evaluation, predictions, samples, epochs)
+    return evaluation
+
+
+def _write(evaluation: Evaluation, predictions: Predictions, samples: Split, epochs: list[EpochResult]) -> None:
+    directory = evaluation.directory
+    directory.mkdir(exist_ok=True)
+    for task, item in evaluation.scores.items():
+        plot_confusion(item, directory / f"confusion-{task}.png")
+    plot_curves(epochs, directory / "training-curves.png")
+    publish(directory / "predictions.csv", _predictions_csv(predictions, samples))
+    publish(directory / "metrics.json", (json.dumps(evaluation.to_json(), indent=1) + "\n").encode())
+
+
+def _predictions_csv(predictions: Predictions, samples: Split) -> bytes:
+    """One row per sample: its text, what is true, what was predicted and how sure the model was."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    tasks = [labels.task for labels in samples.label_sets]
+    columns = [f"{task}{suffix}" for task in tasks for suffix in ("", "_predicted", "_probability")]
+    writer.writerow(["key", "text", *columns])
+    probabilities = {task: predictions.logits[task].softmax(dim=1).max(dim=1) for task in tasks}
+    for number in range(len(samples)):
+        meta = samples.meta(number)
+        values: list[object] = [meta.key, meta.text]
+        for labels in samples.label_sets:
+            sure, index = probabilities[labels.task]
+            values += [meta.labels[labels.task], labels.names[int(index[number])], f"{float(sure[number]):.4f}"]
+        writer.writerow(values)
+    return text.getvalue().encode()

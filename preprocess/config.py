@@ -1,0 +1,113 @@
+"""What one preprocessing run does, and what a demo data set is like."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from shards.schema import AudioSpec, VideoSpec
+
+__all__ = ["DemoConfig", "PreprocessConfig", "TestClips"]
+
+TestClips = Literal["auto", "corrected", "plain"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoConfig:
+    """How large a demo data set is and which one of its kind."""
+
+    num_utterances: int = 480
+    """All splits together: about 2/3 train, 1/6 dev, 1/6 test, in whole dialogues."""
+    seed: int = 0
+    """Chooses every label, word, sound and picture."""
+    num_workers: int = 2
+    """Processes that encode clips; changes no byte."""
+
+    def __post_init__(self) -> None:
+        if self.num_utterances < 18:
+            # Fewer would leave dev and test without a dialogue of the shortest length.
+            raise ValueError(f"num_utterances must be at least 18, got {self.num_utterances}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+        if self.num_workers < 1:
+            raise ValueError(f"num_workers must be at least 1, got {self.num_workers}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreprocessConfig:
+    """Choices of a run. Those that decide bytes end up in the `FeatureSpec` of the shards."""
+
+    num_frames: int = 16
+    """Frames per clip, evenly spaced in time over the whole clip; a shorter clip repeats its last one."""
+    height: int = 112
+    """Of a frame in pixels; the whole picture is scaled to it, nothing is cropped."""
+    width: int = 112
+    """Of a frame in pixels."""
+    num_hops: int = 300
+    """Columns of the log-mel kept from the start of the sound; 300 are 9.6 s."""
+    sample_rate: int = 16_000
+    """Of the mono waveform, in Hz."""
+    n_fft: int = 1024
+    """Window of the spectrogram, in waveform values."""
+    hop_length: int = 512
+    """Between two columns of the spectrogram, in waveform values."""
+    num_mels: int = 64
+    """Rows of the log-mel."""
+    log_epsilon: float = 1e-6
+    """Added to the power before the logarithm, so that digital silence is finite."""
+    text_encoder: str = "bert-base-uncased"
+    """Whose tokenizer: a Hugging Face name, a local folder, or `scratch` for one learned from the training texts."""
+    max_tokens: int = 128
+    """Tokens kept of a transcript, special tokens included. MELD's longest has 95 (bert-base-uncased)."""
+    samples_per_shard: int = 128
+    """Rows in a shard; fixed, so that the plan of a split does not depend on what decoding finds."""
+    test_clips: TestClips = "auto"
+    """For a test row with a `final_videos_test*` twin: the file whose duration fits the annotation better, the twin
+    (`corrected`), or never the twin (`plain`)."""
+    clip_timeout_seconds: float = 60.0
+    """After which a clip's decoder is killed; 10 s more per megabyte of the file, since a long clip takes longer."""
+    max_failed_fraction: float = 0.1
+    """A split is refused when more of its rows than this have no picture: a wrong folder, not a few bad clips."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "num_frames", "height", "width", "num_hops", "sample_rate", "n_fft", "hop_length", "num_mels",
+            "samples_per_shard",
+        ):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_tokens < 3:
+            raise ValueError(
+                f"max_tokens must leave room for one token between two special ones, got {self.max_tokens}"
+            )
+        if self.log_epsilon <= 0 or self.clip_timeout_seconds <= 0:
+            values = f"{self.log_epsilon}, {self.clip_timeout_seconds}"
+            raise ValueError(f"log_epsilon and clip_timeout_seconds must be above 0, got {values}")
+        if not 0 <= self.max_failed_fraction <= 1:
+            raise ValueError(f"max_failed_fraction must be from 0 to 1, got {self.max_failed_fraction}")
+        if self.test_clips not in get_args(TestClips):
+            raise ValueError(f"test_clips must be one of {get_args(TestClips)}, got {self.test_clips!r}")
+
+    def video_spec(self, *, decoder_version: str) -> VideoSpec:
+        """Return how frames are made under this config."""
+        return VideoSpec(
+            num_frames=self.num_frames,
+            height=self.height,
+            width=self.width,
+            sampling="uniform-time",
+            decoder="decord",
+            decoder_version=decoder_version,
+        )
+
+    def audio_spec(self, *, decoder_version: str, transform_version: str) -> AudioSpec:
+        """Return how log-mels are made under this config."""
+        return AudioSpec(
+            num_mels=self.num_mels,
+            num_hops=self.num_hops,
+            sample_rate=self.sample_rate,
+            n_fft=self.n_fft,
+            hop_length=self.hop_length,
+            log_epsilon=self.log_epsilon,
+            downmix="itu",
+            decoder="decord",
+            decoder_version=decoder_version,
+            transform_version=transform_version,
+        )

@@ -1,0 +1,104 @@
+"""A torch data set over the raw clips, without a cache: decode, transform and tokenize on every access.
+
+It calls the functions that preprocessing calls, so its items are the arrays that the shards hold. Training on it
+repeats all decoding in every epoch: it is for a first look, for debugging, and the baseline that the shards are held
+against.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+
+from preprocess.config import PreprocessConfig
+from preprocess.errors import DatasetError
+from preprocess.extract import Extract, absent_extract, extract
+from preprocess.meld import Utterance, read_meld
+from preprocess.text import TextTokenizer
+from shards.errors import describe
+from shards.schema import MELD_LABELS, FeatureSpec
+
+__all__ = ["MeldDataset"]
+
+
+class MeldDataset(TorchDataset[dict[str, Any]]):
+    """One split of a MELD folder, decoded on the fly.
+
+    An item holds, without a batch axis, as `torch.utils.data.default_collate` wants it:
+        `text_input`: `input_ids` `(L,)` int64 and `attention_mask` `(L,)` int64, 1 where a token is real;
+        `video_frames`: `(C, T, H, W)` uint8, a view in channels-last memory, zeros when absent;
+        `audio_features`: `(M, S)` float16 log-mel, zeros when absent;
+        `present`: `(3,)` bool for video, audio, text;
+        `emotion_label`, `sentiment_label`: int.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        split: str,
+        *,
+        config: PreprocessConfig,
+        spec: FeatureSpec,
+        tokenizer: TextTokenizer,
+    ) -> None:
+        """Read the annotations.
+
+        Args:
+            root: A MELD folder.
+            split: `train`, `dev` or `test`.
+            config: Of `preprocess.build`.
+            spec: From `preprocess.build.feature_spec`.
+            tokenizer: From `preprocess.build.build_tokenizer`.
+
+        Raises:
+            DatasetError: if the folder is no MELD folder or does not have the split.
+        """
+        splits = {found.name: found for found in read_meld(root).splits}
+        if split not in splits:
+            raise DatasetError(describe(f"there is no split {split}", file=root, then=f"choose from {sorted(splits)}"))
+        self.utterances = splits[split].utterances
+        self._root = root
+        self._config = config
+        self._spec = spec
+        self._tokenizer = tokenizer
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        utterance = self.utterances[index]
+        extracted = self._extract(utterance)
+        ids, num_tokens, _ = self._tokenizer.encode(utterance.text, max_tokens=self._spec.text.max_tokens)
+        labels = {f"{item.task}_label": item.index(utterance.labels[item.task]) for item in MELD_LABELS}
+        present = [extracted.video.present, extracted.audio.present, bool(utterance.text.strip())]
+        return {
+            "text_input": {
+                "input_ids": torch.from_numpy(ids.astype(np.int64)),
+                "attention_mask": (torch.arange(len(ids)) < num_tokens).long(),
+            },
+            "video_frames": self._load_video_frames(extracted),
+            "audio_features": self._extract_audio_features(extracted),
+            "present": torch.tensor(present),
+            **labels,
+        }
+
+    def _extract(self, utterance: Utterance) -> Extract:
+        if not utterance.clip and not utterance.twin:
+            return absent_extract("", "the clip is missing")
+        spec, test_clips = self._spec, self._config.test_clips
+        return extract(self._root, utterance, video=spec.video, audio=spec.audio, test_clips=test_clips)
+
+    def _load_video_frames(self, extracted: Extract) -> Tensor:
+        """Return `(C, T, H, W)` uint8."""
+        if not extracted.video.present:
+            return torch.zeros(self._spec.video.shape, dtype=torch.uint8).permute(3, 0, 1, 2)
+        return torch.from_numpy(extracted.frames).permute(3, 0, 1, 2)
+
+    def _extract_audio_features(self, extracted: Extract) -> Tensor:
+        """Return `(M, S)` float16."""
+        if not extracted.audio.present:
+            return torch.zeros(self._spec.audio.shape, dtype=torch.float16)
+        return torch.from_numpy(extracted.logmel)

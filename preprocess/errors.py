@@ -1,0 +1,17 @@
+"""Expected trouble while reading a dataset or a clip."""
+
+from shards.errors import ExpectedError
+
+__all__ = ["ClipError", "DatasetError", "TokenizerError"]
+
+
+class ClipError(ExpectedError):
+    """One clip, or one stream of it, cannot be used. The message is the reason stored in the sample."""
+
+
+class DatasetError(ExpectedError):
+    """The folder or its annotations are not a dataset this program can read."""
+
+
+class TokenizerError(ExpectedError):
+    """The tokenizer asked for is not to be had here."""

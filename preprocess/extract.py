@@ -1,0 +1,190 @@
+"""One utterance's clip -> what its sample holds of it.
+
+Runs in a worker process, because a decoder may crash, hang or eat memory.
+
+Shape letters: T frames, H height, W width, M mel bins, S hops.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preprocess import clip
+from preprocess.config import TestClips
+from preprocess.errors import ClipError
+from preprocess.logmel import LogMel
+from preprocess.meld import Utterance
+from shards.schema import PRESENT, AudioSpec, Note, NoteKind, Presence, VideoSpec
+
+__all__ = ["Extract", "absent_extract", "choose_clip", "extract", "start_worker"]
+
+_MISMATCH_SECONDS = 0.5
+"""Clip and annotation differ by more than this and by more than a tenth: MELD's own clips agree to 0.05 s."""
+_LONG_SECONDS = 30.0
+"""Longer than any utterance of MELD that was really spoken (28.5 s)."""
+_SHORT_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Extract:
+    """What was taken from a clip.
+
+    Attributes:
+        path: The clip that was used, relative to the dataset; empty when the row has none.
+        frames: `(T, H, W, 3)` uint8; `(0,)` when absent, so that nothing is sent between processes for it.
+        logmel: `(M, S)` float16; `(0,)` when absent.
+        num_frames: Real frames.
+        num_hops: Real hops.
+        video: Whether there is a picture, and why not.
+        audio: Whether there is sound, and why not.
+        duration_seconds: Of the clip; 0 when unknown.
+        notes: What else is worth knowing.
+    """
+
+    path: str
+    frames: NDArray[np.uint8]
+    logmel: NDArray[np.float16]
+    num_frames: int
+    num_hops: int
+    video: Presence
+    audio: Presence
+    duration_seconds: float
+    notes: tuple[Note, ...]
+
+
+def start_worker() -> None:
+    """Prepare a worker process: one thread each, and native decoders' chatter kept off the terminal."""
+    import torch
+
+    torch.set_num_threads(1)
+    sys.stderr.flush()
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 2)  # FFmpeg and Decord print there; what matters comes back as an exception
+    os.close(silent)
+
+
+def extract(root: Path, utterance: Utterance, *, video: VideoSpec, audio: AudioSpec, test_clips: TestClips) -> Extract:
+    """Decode the picture and the sound of an utterance that has a clip; each may be absent for a reason of its own."""
+    path, notes = choose_clip(root, utterance, test_clips=test_clips)
+    picture, picture_presence = _picture(root / path, video)
+    sound, sound_presence, logmel, num_hops = _sound(root / path, audio)
+    notes += _notes(utterance, picture, sound, audio)
+    durations = [part.duration_seconds for part in (picture, sound) if part is not None]
+    return Extract(
+        path=path,
+        frames=picture.frames if picture is not None else np.empty(0, np.uint8),
+        logmel=logmel,
+        num_frames=picture.num_frames if picture is not None else 0,
+        num_hops=num_hops,
+        video=picture_presence,
+        audio=sound_presence,
+        duration_seconds=max(durations, default=0.0),
+        notes=notes,
+    )
+
+
+def absent_extract(path: str, reason: str) -> Extract:
+    """Return what a clip gives that cannot be used at all."""
+    return Extract(
+        path=path,
+        frames=np.empty(0, np.uint8),
+        logmel=np.empty(0, np.float16),
+        num_frames=0,
+        num_hops=0,
+        video=Presence(present=False, reason=reason),
+        audio=Presence(present=False, reason=reason),
+        duration_seconds=0.0,
+        notes=(),
+    )
+
+
+def choose_clip(root: Path, utterance: Utterance, *, test_clips: TestClips) -> tuple[str, tuple[Note, ...]]:
+    """Choose between a row's clip and its `final_videos_test*` twin, and say so.
+
+    Some of MELD's plain-named test clips show the wrong scene, and the twin the right one
+    (https://github.com/declare-lab/MELD/issues/22 calls the twins safe to ignore; three projects found them corrected).
+    So the durations decide: the file closer to EndTime - StartTime is taken.
+    """
+    if not utterance.twin or not utterance.clip:
+        only = utterance.clip or utterance.twin
+        used = (Note(kind="corrected_twin_used", detail=f"{only}: there is no plain clip"),) if utterance.twin else ()
+        return only, used
+    plain, twin = (_seconds(root / path) for path in (utterance.clip, utterance.twin))
+    if test_clips == "auto":
+        take_twin = abs(twin - utterance.annotated_seconds) < abs(plain - utterance.annotated_seconds)
+    else:
+        take_twin = test_clips == "corrected"
+    detail = (
+        f"{Path(utterance.twin).name} lasts {twin:.2f} s, {Path(utterance.clip).name} {plain:.2f} s, "
+        f"the annotation {utterance.annotated_seconds:.2f} s"
+    )
+    kind: NoteKind = "corrected_twin_used" if take_twin else "corrected_twin_not_used"
+    return (utterance.twin if take_twin else utterance.clip), (Note(kind=kind, detail=detail),)
+
+
+def _seconds(path: Path) -> float:
+    """Return a clip's duration; infinity for one that cannot be opened, so that the other one fits better."""
+    try:
+        return clip.probe_seconds(path)
+    except ClipError:
+        return float("inf")
+
+
+@cache
+def _transform(spec: AudioSpec) -> LogMel:
+    return LogMel(spec)
+
+
+def _picture(path: Path, spec: VideoSpec) -> tuple[clip.Picture | None, Presence]:
+    try:
+        picture = clip.read_picture(path, num_frames=spec.num_frames, height=spec.height, width=spec.width)
+    except ClipError as exc:
+        return None, Presence(present=False, reason=str(exc))
+    return picture, PRESENT
+
+
+def _sound(path: Path, spec: AudioSpec) -> tuple[clip.Sound | None, Presence, NDArray[np.float16], int]:
+    nothing = np.empty(0, np.float16)
+    transform = _transform(spec)
+    try:
+        sound = clip.read_sound(path, sample_rate=spec.sample_rate, max_values=transform.max_values)
+    except ClipError as exc:
+        return None, Presence(present=False, reason=str(exc)), nothing, 0
+    if sound.silent:
+        return sound, Presence(present=False, reason="the sound is digital silence"), nothing, 0
+    logmel, num_hops = transform(sound.waveform)
+    return sound, PRESENT, logmel, num_hops
+
+
+def _notes(
+    utterance: Utterance, picture: clip.Picture | None, sound: clip.Sound | None, spec: AudioSpec
+) -> tuple[Note, ...]:
+    notes = []
+    annotated = utterance.annotated_seconds
+    if picture is not None:
+        seconds = picture.duration_seconds
+        if abs(seconds - annotated) > max(_MISMATCH_SECONDS, annotated / 10):
+            detail = f"the clip lasts {seconds:.2f} s, the annotation {annotated:.2f} s"
+            notes.append(Note(kind="duration_mismatch", detail=detail))
+        if seconds > _LONG_SECONDS:
+            notes.append(Note(kind="long_clip", detail=f"{seconds:.2f} s for one utterance"))
+        if picture.clip_frames == 1:
+            notes.append(Note(kind="one_frame", detail="the clip has a single frame"))
+        if picture.variable_frame_rate:
+            detail = f"{picture.clip_frames} frames in {seconds:.2f} s, unevenly spaced"
+            notes.append(Note(kind="variable_frame_rate", detail=detail))
+    if annotated < _SHORT_SECONDS:
+        notes.append(Note(kind="short_row", detail=f"the annotation gives {annotated:.3f} s"))
+    if sound is not None:
+        if sound.num_channels > 2:
+            notes.append(Note(kind="surround", detail=f"{sound.num_channels} channels, mixed to one"))
+        kept = spec.num_hops * spec.hop_length / spec.sample_rate
+        if sound.duration_seconds > kept:
+            detail = f"the first {kept:.2f} s of {sound.duration_seconds:.2f} s are kept"
+            notes.append(Note(kind="audio_cut", detail=detail))
+    return tuple(notes)

@@ -1,0 +1,116 @@
+"""What a split's shards say about the rows they were made from: the same whether they were made now or kept."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from preprocess.meld import Dataset, DatasetSplit
+from shards.reader import Split
+from shards.schema import MODALITIES, SampleMeta
+
+__all__ = ["AbsentModality", "RowNote", "SplitReport", "report_splits", "report_to_json"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbsentModality:
+    """A modality that a sample does not have."""
+
+    key: str
+    modality: str
+    file: str
+    """Relative to the dataset; empty for a row without a clip."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowNote:
+    """A `shards.schema.Note` with the sample it is about."""
+
+    key: str
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitReport:
+    """Rows, samples, and everything that is odd about one split."""
+
+    split: str
+    csv: str
+    clip_folder: str
+    num_rows: int
+    num_samples: int
+    num_dialogues: int
+    num_shards: int
+    num_shards_made: int
+    num_bytes: int
+    num_files: int
+    usable: dict[str, int]
+    """Samples that have it, by modality."""
+    usable_labels: dict[str, dict[str, int]]
+    """Samples with a picture, by task and label."""
+    rows_without_clip: list[str]
+    unreadable_clips: list[str]
+    rows_without_sound: list[str]
+    """Rows whose clip has a picture and no sound."""
+    absent: list[AbsentModality]
+    notes: list[RowNote]
+    orphan_clips: list[str]
+    twins: list[str]
+    ignored_files: list[str]
+
+
+def report_splits(dataset: Dataset, out: Path, *, shards_made: dict[str, int]) -> list[SplitReport]:
+    """Read the finished splits of `out` back and say what is in them.
+
+    Raises:
+        ShardError: if a split is not finished or damaged.
+    """
+    return [_report(split, Split(out / split.name), shards_made[split.name]) for split in dataset.splits]
+
+
+def report_to_json(dataset: Dataset, reports: list[SplitReport]) -> dict[str, Any]:
+    """Return the report of a run as plain values."""
+    return {
+        "splits": {report.split: asdict(report) for report in reports},
+        "missing_splits": list(dataset.missing_splits),
+        "other_csvs": list(dataset.other_csvs),
+    }
+
+
+def _report(found: DatasetSplit, split: Split, num_made: int) -> SplitReport:
+    metas = [split.meta(sample) for sample in range(len(split))]
+    with_picture = [meta for meta in metas if meta.presence["video"].present]
+    return SplitReport(
+        split=found.name,
+        csv=found.csv,
+        clip_folder=found.clip_folder,
+        num_rows=len(found.utterances),
+        num_samples=len(metas),
+        num_dialogues=len({meta.dialogue_id for meta in metas}),
+        num_shards=len(split.index.shards),
+        num_shards_made=num_made,
+        num_bytes=sum(shard.bytes for shard in split.index.shards),
+        num_files=found.num_files,
+        usable={name: sum(meta.presence[name].present for meta in metas) for name in MODALITIES},
+        usable_labels={
+            labels.task: dict(Counter(meta.labels[labels.task] for meta in with_picture)) for labels in split.label_sets
+        },
+        rows_without_clip=[meta.key for meta in metas if not meta.source.path],
+        unreadable_clips=[meta.key for meta in metas if meta.source.path and not meta.presence["video"].present],
+        rows_without_sound=[meta.key for meta in with_picture if not meta.presence["audio"].present],
+        absent=[item for meta in metas for item in _absent(meta)],
+        notes=[RowNote(key=meta.key, kind=note.kind, detail=note.detail) for meta in metas for note in meta.notes],
+        orphan_clips=list(found.orphan_clips),
+        twins=list(found.twins),
+        ignored_files=list(found.ignored_files),
+    )
+
+
+def _absent(meta: SampleMeta) -> list[AbsentModality]:
+    return [
+        AbsentModality(key=meta.key, modality=name, file=meta.source.path, reason=meta.presence[name].reason)
+        for name in MODALITIES
+        if not meta.presence[name].present
+    ]

@@ -1,0 +1,173 @@
+"""Transcript -> token ids. The one door to tokenizers.
+
+Shape letters: L tokens.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preprocess.errors import TokenizerError
+from shards.errors import describe
+from shards.index import publish
+from shards.schema import TextSpec
+
+__all__ = ["SCRATCH", "TextTokenizer", "learn_tokenizer", "load_tokenizer"]
+
+SCRATCH = "scratch"
+"""Name of the tokenizer that is learned from the training texts."""
+
+
+class TextTokenizer:
+    """A Hugging Face tokenizer with what the shards must know of it."""
+
+    def __init__(self, serialised: str, *, name: str, pad_token: str) -> None:
+        """Build from the content of a `tokenizer.json`.
+
+        Raises:
+            TokenizerError: if it has no such padding token.
+        """
+        from tokenizers import Tokenizer
+
+        self.name = name
+        self._tokenizer = Tokenizer.from_str(serialised)
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        pad_id = self._tokenizer.token_to_id(pad_token)
+        if pad_id is None:
+            raise TokenizerError(
+                describe(f"tokenizer {name} has no padding token {pad_token!r}", then="choose another")
+            )
+        self.pad_id: int = pad_id
+        self._serialised = self._tokenizer.to_str(pretty=True)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of all that decides token ids."""
+        return hashlib.sha256(self._serialised.encode()).hexdigest()
+
+    def spec(self, *, max_tokens: int) -> TextSpec:
+        """Return how tokens are made with this tokenizer."""
+        return TextSpec(
+            tokenizer=self.name,
+            tokenizer_sha256=self.sha256,
+            vocab_size=self._tokenizer.get_vocab_size(),
+            pad_id=self.pad_id,
+            max_tokens=max_tokens,
+            normalisation="cp1252",
+        )
+
+    def encode(self, text: str, *, max_tokens: int) -> tuple[NDArray[np.int32], int, int]:
+        """Tokenize one transcript, special tokens included.
+
+        Returns:
+            `(L,)` int32 with L = `max_tokens`, padded with `pad_id`; the number of real tokens; and the number there
+            would be without the cut.
+        """
+        whole = self._tokenizer.encode(text).ids
+        self._tokenizer.enable_truncation(max_tokens)  # cuts the text and keeps the closing special token
+        kept = self._tokenizer.encode(text).ids if len(whole) > max_tokens else whole
+        self._tokenizer.no_truncation()
+        ids = np.full(max_tokens, self.pad_id, dtype=np.int32)
+        ids[: len(kept)] = kept
+        return ids, len(kept), len(whole)
+
+    def save(self, directory: Path) -> None:
+        """Write `tokenizer.json`, so that the shards' ids can be turned back into text without a network."""
+        directory.mkdir(parents=True, exist_ok=True)
+        publish(directory / "tokenizer.json", self._serialised.encode())
+
+
+def load_tokenizer(name: str) -> TextTokenizer:
+    """Load a tokenizer from a local folder or the Hugging Face hub (its cache first where that is set up).
+
+    Raises:
+        TokenizerError: if it cannot be had, with the remedy.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        path = folder / "tokenizer.json"
+        config = folder / "tokenizer_config.json"
+        if not path.is_file():
+            then = (
+                f"save it there with transformers: AutoTokenizer.from_pretrained(...).save_pretrained({str(folder)!r})"
+            )
+            raise TokenizerError(describe("the folder has no tokenizer.json", file=folder, then=then))
+    else:
+        path, config = _download(name, "tokenizer.json"), _download(name, "tokenizer_config.json")
+    return TextTokenizer(path.read_text("utf-8"), name=name, pad_token=_pad_token(config))
+
+
+def learn_tokenizer(texts: Iterable[str], *, vocab_size: int = 4000) -> TextTokenizer:
+    """Learn a lower-case WordPiece tokenizer, the same from the same texts on every run.
+
+    Args:
+        texts: Of the training split alone: dev and test must not shape what the model reads.
+        vocab_size: At most; small data gives fewer.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    texts = list(texts)
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    letters = sorted(
+        {
+            letter
+            for text in texts
+            for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
+            for letter in word
+        }
+    )
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    learner.normalizer = normalizer
+    learner.pre_tokenizer = splitter
+    # The trainer numbers single letters in the order of a hash map that is seeded anew in every process, and breaks
+    # ties between merges by those numbers. Naming the letters beforehand, as "special" tokens, fixes both.
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[*special, *letters, *(f"##{letter}" for letter in letters)],
+        show_progress=False,
+    )
+    learner.train_from_iterator(texts, trainer)
+    tokenizer = Tokenizer(models.WordPiece(learner.get_vocab(), unk_token="[UNK]"))
+    tokenizer.add_special_tokens(special)
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    return TextTokenizer(tokenizer.to_str(), name=SCRATCH, pad_token="[PAD]")
+
+
+def _download(name: str, file: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, file))
+    except (OSError, ValueError) as exc:  # no network, no such model, no such name: all are one of these
+        if isinstance(exc, EntryNotFoundError) and not isinstance(exc, LocalEntryNotFoundError):
+            then = "choose an encoder with a fast tokenizer, or save one in a local folder and give its path"
+            raise TokenizerError(describe(f"{name} on the Hugging Face hub has no {file}", then=then)) from exc
+        what = f"the tokenizer of {name!r} is neither a folder here nor to be had from the Hugging Face hub"
+        then = (
+            f"with a network, run `hf download {name}` once; or give a local folder with a tokenizer.json; "
+            f"or learn one from the training texts with `--text-encoder {SCRATCH}`"
+        )
+        reason = str(exc).strip().splitlines() or [type(exc).__name__]
+        raise TokenizerError(describe(f"{what} ({reason[0]})", then=then)) from exc
+
+
+def _pad_token(config: Path) -> str:
+    """Return the padding token that a `tokenizer_config.json` names; `[PAD]`, BERT's, where there is no such file."""
+    if not config.is_file():
+        return "[PAD]"
+    value = json.loads(config.read_text("utf-8")).get("pad_token", "[PAD]")
+    return str(value["content"] if isinstance(value, dict) else value)

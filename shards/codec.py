@@ -1,0 +1,151 @@
+"""Sample <-> bytes of its tar members. Pure: no file, no clock.
+
+Shape letters: T frames, H height, W width, M mel bins, S hops, L tokens.
+"""
+
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.errors import ShardCorruptError, describe
+from shards.schema import MODALITIES, FeatureSpec, LabelSet, Note, Presence, Sample, SampleMeta, Source, canonical_json
+
+__all__ = ["ARRAY_MEMBERS", "MEMBERS", "array_shapes", "decode_meta", "decode_sample", "encode_sample", "npy_header"]
+
+ARRAY_MEMBERS: Mapping[str, np.dtype[Any]] = {
+    "frames": np.dtype("|u1"),
+    "logmel": np.dtype("<f2"),
+    "tokens": np.dtype("<i4"),
+}
+"""Arrays of a sample and their dtypes, little-endian on every machine."""
+
+MEMBERS = ("frames.npy", "logmel.npy", "tokens.npy", "json")
+"""Extensions of a sample's members in the order in which they stand in the tar."""
+
+
+def array_shapes(spec: FeatureSpec) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each array, the same in every sample: `(T, H, W, 3)`, `(M, S)`, `(L,)`."""
+    return {"frames": spec.video.shape, "logmel": spec.audio.shape, "tokens": spec.text.shape}
+
+
+def npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    """Return the header of a version 1.0 `.npy` file: a constant of a split, because shape and dtype are.
+
+    Source: NEP 1, https://numpy.org/neps/nep-0001-npy-format.html
+    """
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    )
+    return buffer.getvalue()
+
+
+def encode_sample(sample: Sample, *, spec: FeatureSpec, label_sets: Sequence[LabelSet]) -> dict[str, bytes]:
+    """Return the payload of each of `MEMBERS`, in that order.
+
+    Raises:
+        ValueError: if an array does not have the shape and dtype of `spec`, or a label is not in `label_sets`.
+    """
+    payloads = {}
+    for name, shape in array_shapes(spec).items():
+        array: NDArray[Any] = getattr(sample, name)
+        dtype = ARRAY_MEMBERS[name]
+        if array.shape != shape or array.dtype != dtype:
+            raise ValueError(f"{sample.meta.key}: {name} must be {shape} {dtype}, got {array.shape} {array.dtype}")
+        payloads[f"{name}.npy"] = npy_header(shape, dtype) + np.ascontiguousarray(array).tobytes()
+    payloads["json"] = canonical_json(_meta_to_json(sample.meta, label_sets))
+    return payloads
+
+
+def decode_sample(payloads: Mapping[str, bytes | memoryview], *, where: str) -> Sample:
+    """Rebuild a sample from the payloads of its members.
+
+    Args:
+        payloads: Content by extension, as in `MEMBERS`.
+        where: Shard and key, for the message.
+
+    Raises:
+        ShardCorruptError: if a member is missing, is not what its name says, or holds a pickle.
+    """
+    try:
+        arrays = {name: _read_array(bytes(payloads[f"{name}.npy"]), dtype) for name, dtype in ARRAY_MEMBERS.items()}
+        text = payloads["json"]
+    except (KeyError, ValueError) as exc:
+        raise _unreadable(exc, where) from exc
+    return Sample(meta=decode_meta(text, where=where), **arrays)
+
+
+def decode_meta(text: bytes | memoryview, *, where: str) -> SampleMeta:
+    """Rebuild the metadata of a sample from its `.json` member.
+
+    Raises:
+        ShardCorruptError: if it is not what `encode_sample` writes.
+    """
+    try:
+        return _meta_from_json(json.loads(bytes(text)))
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
+        raise _unreadable(exc, where) from exc
+
+
+_SHAPE = re.compile(rb"'shape': \(([0-9, ]+)\)")
+
+
+def _read_array(payload: bytes, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Read what `encode_sample` wrote, and nothing else: a pickle has another header.
+
+    Not by `np.load`: it evaluates the header, and of a damaged one it raised `TokenError`, `SyntaxError`, `TypeError`.
+    """
+    found = _SHAPE.search(payload, 0, 256)
+    shape = tuple(int(size) for size in found[1].split(b",") if size.strip()) if found else ()
+    header = npy_header(shape, dtype)
+    if not payload.startswith(header):
+        raise ValueError(f"an array does not begin with the .npy header of {dtype} values")
+    return np.frombuffer(bytearray(payload), dtype, offset=len(header)).reshape(shape)
+
+
+def _unreadable(exc: Exception, where: str) -> ShardCorruptError:
+    what = f"a sample cannot be read: {type(exc).__name__}: {exc}"
+    return ShardCorruptError(describe(what, file=where, then="run `mmsent verify`"))
+
+
+def _meta_to_json(meta: SampleMeta, label_sets: Sequence[LabelSet]) -> dict[str, Any]:
+    tasks = {labels.task for labels in label_sets}
+    if set(meta.labels) != tasks:
+        raise ValueError(f"{meta.key}: labels must be of {sorted(tasks)}, got {sorted(meta.labels)}")
+    return {
+        "annotated_seconds": meta.annotated_seconds,
+        "dialogue_id": meta.dialogue_id,
+        "duration_seconds": meta.duration_seconds,
+        "key": meta.key,
+        "labels": {
+            labels.task: {"index": labels.index(meta.labels[labels.task]), "name": meta.labels[labels.task]}
+            for labels in label_sets
+        },
+        "notes": [{"detail": note.detail, "kind": note.kind} for note in meta.notes],
+        "num_frames": meta.num_frames,
+        "num_hops": meta.num_hops,
+        "num_tokens": meta.num_tokens,
+        "presence": {
+            name: {"present": meta.presence[name].present, "reason": meta.presence[name].reason} for name in MODALITIES
+        },
+        "source": {"path": meta.source.path, "sha256": meta.source.sha256},
+        "speaker": meta.speaker,
+        "split": meta.split,
+        "text": meta.text,
+        "turn_index": meta.turn_index,
+        "utterance_id": meta.utterance_id,
+    }
+
+
+def _meta_from_json(value: dict[str, Any]) -> SampleMeta:
+    value = dict(value)
+    value["labels"] = {task: label["name"] for task, label in value["labels"].items()}
+    value["presence"] = {name: Presence(**value["presence"][name]) for name in MODALITIES}
+    value["source"] = Source(**value["source"])
+    value["notes"] = tuple(Note(**note) for note in value["notes"])
+    return SampleMeta(**value)

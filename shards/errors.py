@@ -1,0 +1,44 @@
+"""Expected trouble, which the user can mend: `cli.main` prints it and exits 1. All else keeps its traceback."""
+
+from pathlib import Path
+
+__all__ = ["ExpectedError", "FormatVersionError", "ShardCorruptError", "ShardError", "SpecMismatchError", "describe"]
+
+
+class ExpectedError(Exception):
+    """Trouble with an input, a disk or an option that the message explains.
+
+    Takes exactly one string, because a worker process rebuilds its exception as `cls(*args)`.
+    """
+
+
+class ShardError(ExpectedError):
+    """A folder of shards that cannot be used as it is."""
+
+
+class ShardCorruptError(ShardError):
+    """A shard or sidecar whose bytes are not the ones that were written."""
+
+
+class FormatVersionError(ShardError):
+    """An index of a format version this program does not read."""
+
+
+class SpecMismatchError(ShardError):
+    """Arrays made in one way meet code, shards or weights that expect another."""
+
+
+def describe(what: str, *, file: Path | str | None = None, then: str | None = None) -> str:
+    """Build the message of an expected error: what happened, in which file, what to do next.
+
+    >>> print(describe("no room", file="a.tar", then="free some"))
+    no room
+      file: a.tar
+      next: free some
+    """
+    lines = [what]
+    if file is not None:
+        lines.append(f"  file: {file}")
+    if then is not None:
+        lines.append(f"  next: {then}")
+    return "\n".join(lines)

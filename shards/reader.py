@@ -1,0 +1,159 @@
+"""A finished split, opened by its index: sizes are checked at once, payloads are views of mapped files.
+
+Shape letters: T frames, H height, W width, M mel bins, S hops, L tokens.
+"""
+
+import mmap
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.codec import ARRAY_MEMBERS, array_shapes, decode_meta, decode_sample, npy_header
+from shards.errors import ShardCorruptError, ShardError, describe
+from shards.index import Index, ShardInfo, read_index, read_sidecar
+from shards.schema import MODALITIES, FeatureSpec, LabelSet, Sample, SampleMeta
+
+__all__ = ["Split", "map_file", "read_split"]
+
+
+class Split:
+    """Random access to the samples of a split.
+
+    Attributes:
+        directory: The split's folder.
+        index: What the folder holds.
+        rows: `(num_samples,)` of `shards.index.sidecar_dtype`, all shards together.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Open a split.
+
+        Raises:
+            ShardError: if it has no index, or another format version.
+            ShardCorruptError: if a shard or sidecar is missing or has another size than the index says.
+        """
+        self.directory = directory
+        self.index: Index = read_index(directory)
+        for shard in self.index.shards:
+            _check_size(directory / shard.name, shard)
+        num_tasks = len(self.index.label_sets)
+        sidecars = [read_sidecar(directory, shard, num_tasks=num_tasks) for shard in self.index.shards]
+        if not sidecars or not sum(map(len, sidecars)):
+            raise ShardError(describe("the split has no samples", file=directory, then="check the annotations"))
+        self.rows: NDArray[Any] = np.concatenate(sidecars)
+        self._starts = np.cumsum([0, *map(len, sidecars)])
+        self._maps: dict[int, NDArray[np.uint8]] = {}
+        self._array_bytes = {
+            name: int(np.prod(shape)) * ARRAY_MEMBERS[name].itemsize for name, shape in array_shapes(self.spec).items()
+        }
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """How the arrays were made."""
+        return self.index.spec
+
+    @property
+    def label_sets(self) -> tuple[LabelSet, ...]:
+        """Tasks and their label names, in the order of the sidecar's `labels`."""
+        return self.index.label_sets
+
+    def label_counts(self) -> dict[str, dict[str, int]]:
+        """Count the samples of each label by task and name, without touching a payload."""
+        return {
+            labels.task: {name: int((self.rows["labels"][:, task] == i).sum()) for i, name in enumerate(labels.names)}
+            for task, labels in enumerate(self.label_sets)
+        }
+
+    def present(self) -> NDArray[np.bool_]:
+        """Return `(num_samples, 3)`, True where a modality is there, in the order of `MODALITIES`."""
+        bits = np.arange(len(MODALITIES), dtype=np.uint8)
+        return (self.rows["present"][:, None] >> bits & 1).astype(np.bool_)
+
+    def array_payload(self, name: str, sample: int) -> NDArray[np.uint8]:
+        """Return the bytes of one array of one sample, `(bytes,)`, a view of the mapped shard: nothing is copied."""
+        start = int(self.rows[f"{name}_offset"][sample])
+        return self._shard_bytes(sample)[start : start + self._array_bytes[name]]
+
+    def sample(self, sample: int) -> Sample:
+        """Decode one sample, checked against its CRC-32.
+
+        Raises:
+            ShardCorruptError: if its bytes are not the ones that were written.
+        """
+        row = self.rows[sample]
+        payloads = {}
+        crc32 = 0
+        for name, shape in array_shapes(self.spec).items():
+            values = self.array_payload(name, sample)
+            crc32 = zlib.crc32(values.data, crc32)
+            payloads[f"{name}.npy"] = npy_header(shape, ARRAY_MEMBERS[name]) + values.tobytes()
+        text = self._json(sample)
+        if zlib.crc32(text, crc32) != row["crc32"]:
+            what = f"sample {sample} of the split is damaged: its CRC-32 is not the one in the sidecar"
+            raise ShardCorruptError(describe(what, file=self.shard_path(sample), then="run `mmsent verify`"))
+        return decode_sample({**payloads, "json": text}, where=f"{self.shard_path(sample)}, sample {sample}")
+
+    def meta(self, sample: int) -> SampleMeta:
+        """Decode what is known of one sample, without its arrays.
+
+        Raises:
+            ShardCorruptError: if the json is not one.
+        """
+        return decode_meta(self._json(sample), where=f"{self.shard_path(sample)}, sample {sample}")
+
+    def shard_path(self, sample: int) -> Path:
+        """Return the tar that holds a sample."""
+        return self.directory / self.index.shards[self._shard_number(sample)].name
+
+    def _json(self, sample: int) -> bytes:
+        start = int(self.rows["json_offset"][sample])
+        return self._shard_bytes(sample)[start : start + int(self.rows["json_bytes"][sample])].tobytes()
+
+    def _shard_number(self, sample: int) -> int:
+        return int(np.searchsorted(self._starts, sample, side="right")) - 1
+
+    def _shard_bytes(self, sample: int) -> NDArray[np.uint8]:
+        number = self._shard_number(sample)
+        data = self._maps.get(number)
+        if data is None:
+            shard = self.index.shards[number]
+            path = self.directory / shard.name
+            _check_size(path, shard)
+            data = self._maps[number] = map_file(path)  # two threads may both map it: the loser's map is dropped
+        return data
+
+
+def read_split(directory: Path) -> Iterator[Sample]:
+    """Decode every sample of a split in the order of its shards.
+
+    Raises:
+        ShardError: as `Split` and `Split.sample` do; never fewer samples than the index says.
+    """
+    split = Split(directory)
+    for sample in range(len(split)):
+        yield split.sample(sample)
+
+
+def map_file(path: Path) -> NDArray[np.uint8]:
+    """Return the content of a file as `(bytes,)`, read-only and mapped: pages are read when they are touched."""
+    with path.open("rb") as file:
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
+
+
+def _check_size(path: Path, shard: ShardInfo) -> None:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError as exc:
+        then = "copy it again, or run `mmsent preprocess` to make it"
+        raise ShardCorruptError(describe("a shard of the index is missing", file=path, then=then)) from exc
+    if size != shard.bytes:
+        what = f"shard {shard.name} holds {size:,} bytes, its index says {shard.bytes:,}"
+        then = "copy it again, or delete it and its split's index.json and run `mmsent preprocess`"
+        raise ShardCorruptError(describe(what, file=path, then=then))

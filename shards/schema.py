@@ -1,0 +1,321 @@
+"""The contract between `preprocess` and `mmsent`: what a sample is and how its arrays were made.
+
+Shape letters: T frames, H height, W width, M mel bins, S hops, L tokens.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from shards.errors import ShardError, describe
+
+if TYPE_CHECKING:  # names of types alone: the command line reads its defaults from here, and `--help` is to be instant
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = [
+    "EMOTION",
+    "FORMAT_VERSION",
+    "MELD_LABELS",
+    "MODALITIES",
+    "SENTIMENT",
+    "SPLITS",
+    "AudioSpec",
+    "Difference",
+    "FeatureSpec",
+    "LabelSet",
+    "Modality",
+    "Note",
+    "NoteKind",
+    "Presence",
+    "Sample",
+    "SampleMeta",
+    "Source",
+    "TextSpec",
+    "VideoSpec",
+    "canonical_json",
+    "check_key",
+]
+
+FORMAT_VERSION = 1
+"""Raised by any change of the files that a reader could notice. `docs/format.md` is the normative text."""
+
+Modality = Literal["video", "audio", "text"]
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
+"""The order is part of the format: bit i of the sidecar's `present` is modality i."""
+
+SPLITS = ("train", "dev", "test")
+
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelSet:
+    """The classes of one task; a label's index is its place in `names`."""
+
+    task: str
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.names)) != len(self.names):
+            raise ValueError(f"label names of {self.task} must differ, got {self.names}")
+
+    def index(self, name: str) -> int:
+        """Return the index of `name`; `ValueError` if the task has no such label."""
+        if name not in self.names:
+            raise ValueError(f"{self.task} has no label {name!r}, only {', '.join(self.names)}")
+        return self.names.index(name)
+
+
+EMOTION = LabelSet(task="emotion", names=("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise"))
+SENTIMENT = LabelSet(task="sentiment", names=("negative", "neutral", "positive"))
+MELD_LABELS = (EMOTION, SENTIMENT)
+"""Alphabetical, the one definition in this project. MELD's README orders its ids and its class weights in two other
+ways (https://github.com/declare-lab/MELD/issues/51), so nothing here ever exchanges an index without its name."""
+
+
+def _provenance() -> str:
+    """Mark a field that says which program made the arrays, not what they mean; see `FeatureSpec.differences`."""
+    return field(metadata={"provenance": True})  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoSpec:
+    """How `frames` were made: uint8 RGB `(T, H, W, 3)`."""
+
+    num_frames: int
+    height: int
+    width: int
+    sampling: str
+    """`uniform-time`: frame i is the one shown at (i + 0.5) / T of the clip; a shorter clip repeats its last."""
+    decoder: str
+    decoder_version: str = _provenance()
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """`(T, H, W, 3)`."""
+        return (self.num_frames, self.height, self.width, 3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioSpec:
+    """How `logmel` was made: float16 `(M, S)`, `log(mel power + log_epsilon)`, zeros after the real hops."""
+
+    num_mels: int
+    num_hops: int
+    sample_rate: int
+    n_fft: int
+    hop_length: int
+    log_epsilon: float
+    downmix: str
+    """`itu`: ITU-R BS.775 weights normalised to one, so the centre channel is heard and nothing clips."""
+    decoder: str
+    decoder_version: str = _provenance()
+    transform_version: str = _provenance()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(M, S)`."""
+        return (self.num_mels, self.num_hops)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextSpec:
+    """How `tokens` were made: int32 `(L,)`, special tokens included, `pad_id` after the real tokens."""
+
+    tokenizer: str
+    """Hugging Face name, local path, or `scratch` for one learned from the training texts."""
+    tokenizer_sha256: str
+    vocab_size: int
+    pad_id: int
+    max_tokens: int
+    normalisation: str
+    """`cp1252`: C1 control characters replaced by what cp1252 meant by them."""
+
+    @property
+    def shape(self) -> tuple[int]:
+        """`(L,)`."""
+        return (self.max_tokens,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One field in which two specs disagree."""
+
+    field: str
+    ours: object
+    theirs: object
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.ours!r} against {self.theirs!r}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureSpec:
+    """Everything that decides the bytes of a sample's arrays. Stored in every index and checkpoint."""
+
+    video: VideoSpec
+    audio: AudioSpec
+    text: TextSpec
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """Return plain values, nested as the dataclasses are."""
+        return {part.name: _plain(getattr(self, part.name)) for part in fields(self)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Mapping[str, Any]]) -> "FeatureSpec":
+        """Rebuild a spec.
+
+        Raises:
+            ShardError: if a field is missing or unknown.
+        """
+        try:
+            return cls(
+                video=VideoSpec(**value["video"]), audio=AudioSpec(**value["audio"]), text=TextSpec(**value["text"])
+            )
+        except (KeyError, TypeError) as exc:
+            raise ShardError(describe(f"a feature spec does not have the expected fields: {exc}")) from exc
+
+    def differences(self, other: "FeatureSpec", *, provenance: bool) -> list[Difference]:
+        """List the fields in which two specs disagree, by dotted name.
+
+        Args:
+            other: The spec to compare with.
+            provenance: Also compare the versions of the programs that made the arrays. They decide bytes, so a shard of
+                another version is not kept in place of a new one; they do not decide meaning, so weights still fit.
+        """
+        found = []
+        for part in fields(self):
+            ours, theirs = getattr(self, part.name), getattr(other, part.name)
+            for item in fields(ours):
+                if item.metadata.get("provenance") and not provenance:
+                    continue
+                a, b = getattr(ours, item.name), getattr(theirs, item.name)
+                if a != b:
+                    found.append(Difference(field=f"{part.name}.{item.name}", ours=a, theirs=b))
+        return found
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the spec, provenance included, as hex."""
+        return hashlib.sha256(canonical_json(self.to_json())).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presence:
+    """Whether a modality of a sample is there, and why not. An absent one has padding for its array and length 0."""
+
+    present: bool
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if self.present == bool(self.reason):
+            raise ValueError(f"a modality has a reason exactly when it is absent, got {self.present}, {self.reason!r}")
+
+
+PRESENT = Presence(present=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The file a sample was made from."""
+
+    path: str
+    """Relative to the dataset's folder, with forward slashes; empty when the row has no clip."""
+    sha256: str
+    """Of the file's content; empty when the row has no clip."""
+
+
+NoteKind = Literal[
+    "audio_cut",
+    "corrected_twin_not_used",
+    "corrected_twin_used",
+    "duration_mismatch",
+    "long_clip",
+    "one_frame",
+    "short_row",
+    "surround",
+    "text_cut",
+    "text_repaired",
+    "variable_frame_rate",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """One thing worth knowing about a sample that did not stop it from being made."""
+
+    kind: NoteKind
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleMeta:
+    """All of a sample that is not an array; the `.json` member."""
+
+    key: str
+    split: str
+    dialogue_id: str
+    utterance_id: str
+    turn_index: int
+    """Place among the rows of its dialogue, from 0. Not the utterance id: MELD's have gaps."""
+    speaker: str
+    text: str
+    labels: Mapping[str, str]
+    """Label name by task; the index in the file is derived from the split's label sets."""
+    num_frames: int
+    num_hops: int
+    num_tokens: int
+    presence: Mapping[Modality, Presence]
+    source: Source
+    duration_seconds: float
+    """Of the clip as measured; 0 when there is none."""
+    annotated_seconds: float
+    """EndTime - StartTime of the annotation."""
+    notes: tuple[Note, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_key(self.key)
+        object.__setattr__(self, "labels", MappingProxyType(dict(self.labels)))
+        object.__setattr__(self, "presence", MappingProxyType(dict(self.presence)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sample:
+    """One utterance after preprocessing.
+
+    Attributes:
+        meta: Text, labels, real lengths and where it came from.
+        frames: `(T, H, W, 3)` uint8, RGB.
+        logmel: `(M, S)` float16, natural log of mel power; zeros after `meta.num_hops`.
+        tokens: `(L,)` int32; `pad_id` after `meta.num_tokens`.
+    """
+
+    meta: SampleMeta
+    frames: "NDArray[np.uint8]"
+    logmel: "NDArray[np.float16]"
+    tokens: "NDArray[np.int32]"
+
+
+def check_key(key: str) -> None:
+    """Refuse a key that a WebDataset reader would misread.
+
+    A dot ends the key there, a slash makes a folder of it, and two samples become one without a word.
+
+    Raises:
+        ValueError: if `key` is not 1 to 80 of the characters `A-Za-z0-9_-`.
+    """
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"a sample key is 1 to 80 of A-Z a-z 0-9 _ -, got {key!r}")
+
+
+def canonical_json(value: object) -> bytes:
+    """Serialise so that equal values give equal bytes: sorted keys, no spaces, UTF-8."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def _plain(part: VideoSpec | AudioSpec | TextSpec) -> dict[str, Any]:
+    return {item.name: getattr(part, item.name) for item in fields(part)}

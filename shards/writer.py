@@ -1,0 +1,198 @@
+"""One shard: fixed order, reproducible bytes, published by rename."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from shards.codec import ARRAY_MEMBERS, array_shapes, encode_sample, npy_header
+from shards.errors import ShardError, describe
+from shards.index import ShardInfo, publish, sha256_file, sidecar_dtype, sidecar_name, sidecar_row, sync_directory
+from shards.schema import FeatureSpec, LabelSet, Sample, canonical_json
+
+__all__ = ["read_record", "record_path", "shard_name", "write_shard"]
+
+
+def shard_name(split: str, number: int) -> str:
+    """Return the file name of a shard: `train`, 7 -> `train-00007.tar`."""
+    return f"{split}-{number:05d}.tar"
+
+
+def record_path(path: Path) -> Path:
+    """Return where the record of a shard lies: `train/train-00007.tar` -> `train/.work/train-00007.json`.
+
+    Records are bookkeeping of the making, no part of the format: a copy of the split may leave them out.
+    """
+    return path.parent / ".work" / f"{path.stem}.json"
+
+
+def write_shard(
+    path: Path,
+    samples: Iterable[Sample],
+    *,
+    spec: FeatureSpec,
+    label_sets: Sequence[LabelSet],
+    inputs_sha256: Callable[[], str],
+) -> ShardInfo:
+    """Write samples into one tar with its sidecar and record, as they come, holding one in memory at a time.
+
+    Everything goes to temporary names first. The record is renamed last and says that the shard is whole:
+    a crash at any point leaves either no record or a good shard.
+
+    Args:
+        path: Final path of the tar.
+        samples: Samples in their final order.
+        spec: What the arrays must look like.
+        label_sets: Tasks and their label names.
+        inputs_sha256: Called once after the last sample, when the content of all clips is known.
+
+    Raises:
+        ShardError: if the disk is full or cannot be written.
+        ValueError: if a sample does not fit `spec` or `label_sets`, or a key comes twice.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with _disk_trouble_named(path):
+            raw = temporary.open("wb")
+        try:
+            writer = _TarWriter(raw, spec=spec, label_sets=label_sets)
+            for sample in samples:  # trouble in here is the trouble of the samples, not of the disk that is written
+                with _disk_trouble_named(path):
+                    writer.add(sample)
+            with _disk_trouble_named(path):
+                writer.finish()
+                raw.flush()
+                os.fsync(raw.fileno())
+        finally:
+            with _disk_trouble_named(path):
+                raw.close()
+        sidecar = writer.sidecar()
+        info = ShardInfo(
+            name=path.name,
+            bytes=writer.offset,
+            num_samples=len(writer.rows),
+            sha256=writer.digest.hexdigest(),
+            sidecar_sha256=hashlib.sha256(sidecar).hexdigest(),
+            inputs_sha256=inputs_sha256(),
+        )
+        record = record_path(path)
+        with _disk_trouble_named(path):
+            if record.is_file():  # that of an older shard is not true of what is here between the renames
+                record.unlink()
+                sync_directory(record.parent)
+            publish(path.with_name(sidecar_name(path.name)), sidecar)
+            temporary.replace(path)
+            sync_directory(path.parent)
+            record.parent.mkdir(exist_ok=True)
+    finally:
+        with contextlib.suppress(OSError):  # gone already, or on a disk that became read-only
+            temporary.unlink()
+    publish(record, canonical_json({"shard": asdict(info), "spec_sha256": spec.fingerprint()}))
+    return info
+
+
+def read_record(path: Path, *, spec: FeatureSpec) -> ShardInfo | None:
+    """Return the record of the shard at `path` if it is whole and made by `spec`, else `None`: it must be made.
+
+    A record that cannot be read only costs the making of its shard, so it is no error.
+    """
+    try:
+        record = json.loads(record_path(path).read_bytes())
+        info = ShardInfo(**record["shard"])
+        if record["spec_sha256"] != spec.fingerprint() or path.stat().st_size != info.bytes:
+            return None
+        if sha256_file(path.with_name(sidecar_name(path.name))) != info.sidecar_sha256:
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return info
+
+
+@contextlib.contextmanager
+def _disk_trouble_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        then = "make room or choose another folder, and run the same command again: finished shards are kept"
+        raise ShardError(describe(f"cannot write a shard: {exc.strerror or exc}", file=path, then=then)) from exc
+
+
+class _TarWriter:
+    """Append samples to a stream as a ustar archive, keeping offsets, rows and the digest.
+
+    Python's `tarfile` writes the same headers but hides where the payload begins, and webdataset's writer sorts members
+    by name; the loader needs the offsets and docs/format.md promises an order.
+    """
+
+    def __init__(self, raw: BinaryIO, *, spec: FeatureSpec, label_sets: Sequence[LabelSet]) -> None:
+        self.offset = 0
+        self.digest = hashlib.sha256()
+        self.rows: list[tuple[object, ...]] = []
+        self._keys: set[str] = set()
+        self._raw = raw
+        self._spec = spec
+        self._label_sets = label_sets
+        self._header_bytes = {
+            name: len(npy_header(shape, ARRAY_MEMBERS[name])) for name, shape in array_shapes(spec).items()
+        }
+
+    def add(self, sample: Sample) -> None:
+        """Write the members of one sample."""
+        key = sample.meta.key
+        if key in self._keys:
+            raise ValueError(f"key {key} comes twice in a shard")
+        self._keys.add(key)
+        offsets: dict[str, int] = {}
+        crc32 = 0
+        payloads = encode_sample(sample, spec=self._spec, label_sets=self._label_sets)
+        for extension, payload in payloads.items():
+            name = extension.removesuffix(".npy")
+            header_bytes = self._header_bytes.get(name, 0)
+            offsets[name] = self._write_member(f"{key}.{extension}", payload) + header_bytes
+            crc32 = zlib.crc32(memoryview(payload)[header_bytes:], crc32)
+        self.rows.append(
+            sidecar_row(
+                sample.meta,
+                offsets=offsets,
+                json_bytes=len(payloads["json"]),
+                crc32=crc32,
+                label_sets=self._label_sets,
+            )
+        )
+
+    def finish(self) -> None:
+        """Write the end of the archive: two zero blocks, then zeros up to a whole record, as POSIX tar does."""
+        end = 2 * tarfile.BLOCKSIZE
+        self._write(bytes(end + -(self.offset + end) % tarfile.RECORDSIZE))
+
+    def sidecar(self) -> bytes:
+        """Return the content of the sidecar."""
+        buffer = io.BytesIO()
+        rows = np.array(self.rows, dtype=sidecar_dtype(len(self._label_sets)))
+        np.lib.format.write_array(buffer, rows, version=(1, 0), allow_pickle=False)
+        return buffer.getvalue()
+
+    def _write_member(self, name: str, payload: bytes) -> int:
+        """Write one member and return the offset of its payload."""
+        member = tarfile.TarInfo(name)  # owner, group and time are 0: the bytes depend on the content alone
+        member.size = len(payload)
+        member.mode = 0o644
+        self._write(member.tobuf(tarfile.USTAR_FORMAT, "utf-8", "strict"))
+        start = self.offset
+        self._write(payload)
+        self._write(bytes(-len(payload) % tarfile.BLOCKSIZE))
+        return start
+
+    def _write(self, content: bytes) -> None:
+        self._raw.write(content)
+        self.digest.update(content)
+        self.offset += len(content)

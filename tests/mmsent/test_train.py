@@ -1,0 +1,194 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmsent.config import ModelConfig, Precision, TrainConfig
+from mmsent.errors import TrainingError
+from mmsent.precision import resolve_precision
+from mmsent.report import evaluate_run
+from mmsent.statistics import logmel_statistics
+from mmsent.train import train
+from mmsent.trainer import BEST, LAST, EpochResult, StepInfo, TrainResult
+from shards.errors import ShardError, SpecMismatchError
+from shards.reader import Split
+from tests.samples import make_sample, make_spec, write_split
+
+MODEL = ModelConfig(text_encoder="scratch", video_weights="none")
+SMALL = replace(MODEL, modalities=("audio", "text"))
+CONFIG = TrainConfig(batch_size=5, max_epochs=3, precision="fp32", learning_rate=1e-3, checkpoint_steps=2)
+
+
+class StopHereError(Exception):
+    """Raised by a test in place of a kill that can be placed at an exact step."""
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    root = tmp_path / "shards"
+    for split, count in (("train", 13), ("dev", 4), ("test", 5)):
+        absent = {1: ("video", "audio"), 2: ("audio",)}
+        write_split(root, [make_sample(i, split=split, absent=absent.get(i, ())) for i in range(count)], split=split)
+    return root
+
+
+def run(
+    shards: Path,
+    out: Path,
+    *,
+    model: ModelConfig = SMALL,
+    config: TrainConfig = CONFIG,
+    resume: bool = False,
+    on_step: Callable[[StepInfo], None] = lambda info: None,
+    on_epoch: Callable[[EpochResult], None] = lambda result: None,
+) -> TrainResult:
+    return train(
+        shards, out, model_config=model, train_config=config, resume=resume, on_step=on_step, on_epoch=on_epoch
+    )
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    a, b = load_file(first), load_file(second)
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+@pytest.mark.parametrize("stop_at", [(0, 1), (0, 2), (1, 3), (2, 1)])
+def test_a_run_stopped_at_any_step_and_resumed_ends_as_one_never_stopped(
+    shards: Path, tmp_path: Path, stop_at: tuple[int, int]
+) -> None:
+    run(shards, tmp_path / "whole")
+
+    def stop(info: StepInfo) -> None:
+        if (info.epoch, info.step) == stop_at:
+            raise StopHereError
+
+    with pytest.raises(StopHereError):
+        run(shards, tmp_path / "stopped", on_step=stop)
+    run(shards, tmp_path / "stopped", resume=True)
+    assert_same_weights(tmp_path / "whole" / LAST, tmp_path / "stopped" / LAST)
+    assert_same_weights(tmp_path / "whole" / BEST, tmp_path / "stopped" / BEST)
+
+
+def test_a_run_that_ended_goes_on_with_more_epochs(shards: Path, tmp_path: Path) -> None:
+    whole = run(shards, tmp_path / "whole")
+    run(shards, tmp_path / "more", config=replace(CONFIG, max_epochs=1))
+    more = run(shards, tmp_path / "more", resume=True)
+    assert [item.dev_loss for item in more.epochs] == [item.dev_loss for item in whole.epochs]
+    assert_same_weights(tmp_path / "whole" / LAST, tmp_path / "more" / LAST)
+
+
+@pytest.mark.slow
+def test_all_three_encoders_learn_together(shards: Path, tmp_path: Path) -> None:
+    result = run(shards, tmp_path / "run", model=MODEL, config=replace(CONFIG, max_epochs=3))
+    assert result.epochs[-1].train_loss < result.epochs[0].train_loss
+
+
+def test_bf16_autocast_runs_on_a_cpu(shards: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, precision="bf16", max_epochs=1)
+    assert run(shards, tmp_path / "run", config=config).precision == "bf16"
+
+
+def test_fp16_on_a_cpu_is_refused_with_the_remedy() -> None:
+    with pytest.raises(TrainingError, match="--precision auto"):
+        resolve_precision("fp16", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("precision", ["auto", "bf16", "fp32"])
+def test_auto_is_resolved_and_what_is_asked_is_kept(precision: Precision) -> None:
+    resolved = resolve_precision(precision, torch.device("cpu"))
+    assert resolved == precision or precision == "auto"
+    assert resolved in ("bf16", "fp32")
+
+
+def test_a_run_stops_when_the_validation_loss_no_longer_falls(shards: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, max_epochs=60, early_stopping_patience=2, learning_rate=3e-2)
+    result = run(shards, tmp_path / "run", config=config)
+    assert result.stopped_early
+    assert len(result.epochs) == result.best_epoch + 3
+
+
+def test_a_folder_with_a_run_is_not_overwritten(shards: Path, tmp_path: Path) -> None:
+    run(shards, tmp_path / "run", config=replace(CONFIG, max_epochs=1))
+    before = (tmp_path / "run" / LAST).read_bytes()
+    with pytest.raises(TrainingError, match="--resume"):
+        run(shards, tmp_path / "run")
+    assert (tmp_path / "run" / LAST).read_bytes() == before
+
+
+def test_a_folder_of_something_else_is_left_alone(shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    with pytest.raises(TrainingError, match="not empty"):
+        run(shards, tmp_path / "run")
+
+
+def test_resuming_with_other_options_names_them(shards: Path, tmp_path: Path) -> None:
+    run(shards, tmp_path / "run", config=replace(CONFIG, max_epochs=1))
+    with pytest.raises(TrainingError, match=r"learning_rate: 0\.001 against 0\.5"):
+        run(shards, tmp_path / "run", config=replace(CONFIG, learning_rate=0.5), resume=True)
+
+
+def test_resuming_on_shards_of_another_spec_is_refused(shards: Path, tmp_path: Path) -> None:
+    run(shards, tmp_path / "run", config=replace(CONFIG, max_epochs=1))
+    spec = make_spec(num_hops=12)
+    for split in ("train", "dev"):
+        write_split(
+            tmp_path / "other", [make_sample(i, spec=spec, split=split) for i in range(3)], spec=spec, split=split
+        )
+    with pytest.raises(SpecMismatchError, match=r"audio\.num_hops: 10 against 12"):
+        run(tmp_path / "other", tmp_path / "run", resume=True)
+
+
+def test_training_without_a_dev_split_is_refused(tmp_path: Path) -> None:
+    write_split(tmp_path / "shards", [make_sample(0)])
+    with pytest.raises(TrainingError, match="missing: dev"):
+        run(tmp_path / "shards", tmp_path / "run")
+
+
+def test_a_loss_that_is_no_number_ends_the_run(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="diverged"):
+        run(shards, tmp_path / "run", config=replace(CONFIG, learning_rate=1e30, max_grad_norm=1e30))
+
+
+def test_statistics_of_the_log_mel_are_over_real_hops_alone(shards: Path) -> None:
+    import numpy as np
+
+    split = Split(shards / "train")
+    mean, std = logmel_statistics(split)
+    samples = [split.sample(i) for i in range(len(split))]
+    columns = np.concatenate([sample.logmel[:, : sample.meta.num_hops] for sample in samples], axis=1).astype(float)
+    np.testing.assert_allclose(mean.numpy(), columns.mean(axis=1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(std.numpy(), columns.std(axis=1), rtol=1e-5)
+
+
+def test_an_evaluation_scores_every_sample_with_the_best_weights(shards: Path, tmp_path: Path) -> None:
+    import csv
+    import json
+
+    run(shards, tmp_path / "run")
+    evaluation = evaluate_run(shards, tmp_path / "run", split="test")
+    directory = tmp_path / "run" / "evaluation-test"
+    assert sorted(path.name for path in directory.iterdir()) == [
+        "confusion-emotion.png",
+        "confusion-sentiment.png",
+        "metrics.json",
+        "predictions.csv",
+        "training-curves.png",
+    ]
+    metrics = json.loads((directory / "metrics.json").read_text())
+    assert metrics["num_samples"] == sum(sum(row) for row in metrics["tasks"]["emotion"]["confusion"]) == 5
+    with (directory / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    hits = sum(row["emotion"] == row["emotion_predicted"] for row in rows)
+    assert hits / len(rows) == pytest.approx(evaluation.scores["emotion"].accuracy)
+    history = json.loads((tmp_path / "run" / "history.json").read_text())
+    assert evaluation.epoch == min(history, key=lambda item: item["dev_loss"])["epoch"]
+
+
+def test_evaluating_a_split_that_is_not_there_names_those_that_are(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match="train, dev, test"):
+        evaluate_run(shards, tmp_path, split="final")

@@ -1,0 +1,218 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from preprocess.config import TestClips as WhichClips  # under its own name pytest would take it for tests
+from preprocess.extract import Extract, absent_extract, choose_clip, extract
+from preprocess.meld import Utterance
+from tests.clips import (
+    SAMPLE_RATE,
+    index_pictures,
+    make_utterance,
+    small_config,
+    small_spec,
+    tone,
+    write_clip,
+)
+
+CONFIG = small_config()
+SPEC = small_spec(CONFIG)
+ABSENT = 0
+
+
+def extract_row(root: Path, row: Utterance, *, test_clips: WhichClips = "auto") -> Extract:
+    return extract(root, row, video=SPEC.video, audio=SPEC.audio, test_clips=test_clips)
+
+
+def extract_clip(path: Path, *, annotated_seconds: float = 1.0) -> Extract:
+    return extract_row(path.parent, make_utterance(clip=path.name, annotated_seconds=annotated_seconds))
+
+
+def notes_of(extracted: Extract) -> dict[str, str]:
+    return {note.kind: note.detail for note in extracted.notes}
+
+
+def test_an_ordinary_clip_gives_picture_and_sound_and_nothing_to_note(tmp_path: Path) -> None:
+    extracted = extract_clip(write_clip(tmp_path / "a.mp4"))
+    assert extracted.video.present
+    assert extracted.audio.present
+    assert extracted.frames.shape == SPEC.video.shape
+    assert extracted.logmel.shape == SPEC.audio.shape
+    assert (extracted.num_frames, extracted.num_hops) == (4, SPEC.audio.num_hops)
+    assert extracted.duration_seconds == pytest.approx(1.0, abs=0.01)
+    assert {note.kind for note in extracted.notes} == {"audio_cut"}
+
+
+def test_a_clip_that_fits_has_no_notes(tmp_path: Path) -> None:
+    extracted = extract_clip(write_clip(tmp_path / "a.mp4", pictures=12), annotated_seconds=0.5)
+    assert extracted.notes == ()
+    assert 0 < extracted.num_hops < SPEC.audio.num_hops
+    assert not extracted.logmel[:, extracted.num_hops :].any()
+
+
+def test_a_clip_without_sound_keeps_its_picture(tmp_path: Path) -> None:
+    extracted = extract_clip(write_clip(tmp_path / "a.mp4", layout=None))
+    assert extracted.video.present
+    assert extracted.audio.reason == "there is no audio stream"
+    assert (extracted.logmel.size, extracted.num_hops) == (ABSENT, 0)
+
+
+def test_a_clip_of_silence_keeps_its_picture(tmp_path: Path) -> None:
+    silence = np.zeros((2, SAMPLE_RATE), np.float32)
+    extracted = extract_clip(write_clip(tmp_path / "a.mp4", channels=silence))
+    assert extracted.video.present
+    assert extracted.audio.reason == "the sound is digital silence"
+    assert (extracted.logmel.size, extracted.num_hops) == (ABSENT, 0)
+
+
+def test_a_clip_that_cannot_be_opened_is_absent_twice_with_its_path(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"hello" * 100)
+    extracted = extract_row(tmp_path, make_utterance(clip="a.mp4"))
+    assert extracted.path == "a.mp4"
+    assert extracted.video.reason == extracted.audio.reason
+    assert extracted.video.reason.startswith("cannot be opened")
+    assert extracted.duration_seconds == 0.0
+
+
+def test_an_absent_clip_has_nothing_and_its_reason() -> None:
+    extracted = absent_extract("clips/a.mp4", "it is gone")
+    assert extracted.video.reason == extracted.audio.reason == "it is gone"
+    assert (extracted.frames.size, extracted.logmel.size) == (ABSENT, ABSENT)
+    assert (extracted.num_frames, extracted.num_hops, extracted.duration_seconds) == (0, 0, 0.0)
+
+
+def test_the_length_is_that_of_the_longer_of_picture_and_sound(tmp_path: Path) -> None:
+    long_sound = np.stack([tone(2 * SAMPLE_RATE)] * 2)
+    extracted = extract_clip(write_clip(tmp_path / "a.mp4", pictures=12, channels=long_sound))
+    assert extracted.duration_seconds == pytest.approx(2.0, abs=0.03)
+
+
+# What is worth a note.
+
+
+def test_a_clip_of_one_frame_is_noted_and_used(tmp_path: Path) -> None:
+    extracted = extract_clip(write_clip(tmp_path / "a.mp4", pictures=1), annotated_seconds=0.0)
+    assert extracted.video.present
+    assert extracted.num_frames == 1
+    assert (extracted.frames == extracted.frames[0]).all()
+    assert notes_of(extracted).keys() == {"one_frame", "short_row"}
+
+
+def test_surround_sound_is_noted(tmp_path: Path) -> None:
+    extracted = extract_clip(write_clip(tmp_path / "a.mp4", pictures=12, layout="5.1"), annotated_seconds=0.5)
+    assert notes_of(extracted) == {"surround": "6 channels, mixed to one"}
+
+
+def test_a_variable_frame_rate_is_noted(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", pictures=9, gaps=[1] * 6 + [2] * 3)
+    assert notes_of(extract_clip(path, annotated_seconds=0.5)) == {
+        "variable_frame_rate": "9 frames in 0.50 s, unevenly spaced"
+    }
+
+
+def test_sound_that_is_cut_is_noted(tmp_path: Path) -> None:
+    extracted = extract_clip(write_clip(tmp_path / "a.mp4"))
+    assert notes_of(extracted) == {"audio_cut": "the first 0.77 s of 1.00 s are kept"}
+
+
+@pytest.mark.parametrize(("annotated_seconds", "noted"), [(0.51, False), (0.5, False), (1.06, True), (0.0, True)])
+def test_a_length_is_noted_where_it_is_far_from_the_annotation(
+    tmp_path: Path, annotated_seconds: float, noted: bool
+) -> None:
+    path = write_clip(tmp_path / "a.mp4", pictures=13)  # 0.542 s
+    assert ("duration_mismatch" in notes_of(extract_clip(path, annotated_seconds=annotated_seconds))) == noted
+
+
+@pytest.mark.parametrize(("annotated_seconds", "noted"), [(36.0, False), (30.0, True)])
+def test_of_a_long_clip_a_tenth_may_differ(tmp_path: Path, annotated_seconds: float, noted: bool) -> None:
+    path = write_clip(tmp_path / "a.mp4", pictures=2, gaps=[420, 420], layout=None)  # 35 s
+    notes = notes_of(extract_clip(path, annotated_seconds=annotated_seconds))
+    assert ("duration_mismatch" in notes) == noted
+    assert notes["long_clip"] == "35.00 s for one utterance"
+
+
+def test_a_row_that_is_short_by_its_annotation_is_noted(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", pictures=2)
+    assert notes_of(extract_clip(path, annotated_seconds=0.083)) == {"short_row": "the annotation gives 0.083 s"}
+    assert "short_row" not in notes_of(extract_clip(path, annotated_seconds=0.2))
+
+
+# The clip or its twin.
+
+PLAIN, TWIN = "dia0_utt0.mp4", "final_videos_testdia0_utt0.mp4"
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plain clip of 0.5 s, a twin of 1 s, and one of each that cannot be opened."""
+    root = tmp_path_factory.mktemp("pair")
+    write_clip(root / PLAIN, pictures=12)
+    write_clip(root / TWIN, pictures=index_pictures(24)[::-1])
+    (root / "broken.mp4").write_bytes(b"hello")
+    return root
+
+
+def chosen(root: Path, test_clips: WhichClips, *, clip: str = PLAIN, twin: str = TWIN, seconds: float) -> str:
+    row = make_utterance(clip=clip, twin=twin, annotated_seconds=seconds)
+    return choose_clip(root, row, test_clips=test_clips)[0]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(0.0, PLAIN), (0.5, PLAIN), (0.74, PLAIN), (0.76, TWIN), (1.0, TWIN), (9.0, TWIN)]
+)
+def test_automatically_the_length_that_fits_decides(pair: Path, seconds: float, expected: str) -> None:
+    assert chosen(pair, "auto", seconds=seconds) == expected
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.0])
+def test_on_request_it_is_always_or_never_the_twin(pair: Path, seconds: float) -> None:
+    assert chosen(pair, "corrected", seconds=seconds) == TWIN
+    assert chosen(pair, "plain", seconds=seconds) == PLAIN
+
+
+def test_automatically_a_clip_that_cannot_be_opened_is_not_chosen(pair: Path) -> None:
+    assert chosen(pair, "auto", clip="broken.mp4", seconds=0.5) == TWIN
+    assert chosen(pair, "auto", twin="broken.mp4", seconds=9.0) == PLAIN
+    assert chosen(pair, "auto", clip="broken.mp4", twin="broken.mp4", seconds=0.5) == "broken.mp4"
+
+
+@pytest.mark.parametrize("test_clips", ["auto", "corrected", "plain"])
+def test_the_only_clip_there_is_is_taken(pair: Path, test_clips: WhichClips) -> None:
+    assert chosen(pair, test_clips, clip=PLAIN, twin="", seconds=1.0) == PLAIN
+    assert chosen(pair, test_clips, clip="", twin=TWIN, seconds=0.5) == TWIN
+
+
+def test_a_row_without_a_twin_has_nothing_to_choose_and_no_note(pair: Path) -> None:
+    assert choose_clip(pair, make_utterance(clip=PLAIN), test_clips="auto") == (PLAIN, ())
+
+
+def test_the_choice_is_noted_with_both_lengths_and_no_folder(pair: Path) -> None:
+    for seconds, kind in ((1.0, "corrected_twin_used"), (0.5, "corrected_twin_not_used")):
+        row = make_utterance(clip=PLAIN, twin=TWIN, annotated_seconds=seconds)
+        _, (note,) = choose_clip(pair, row, test_clips="auto")
+        assert note.kind == kind
+        assert re.findall(r"\S+\.mp4|\d\.\d\d s", note.detail) == [TWIN, "1.00 s", PLAIN, "0.50 s", f"{seconds:.2f} s"]
+        assert str(pair) not in note.detail
+
+
+def test_a_twin_in_place_of_a_missing_clip_is_noted(pair: Path) -> None:
+    _, (note,) = choose_clip(pair, make_utterance(twin=TWIN), test_clips="plain")
+    assert note.kind == "corrected_twin_used"
+
+
+def test_the_note_of_a_twin_that_cannot_be_opened_says_so(pair: Path) -> None:
+    row = make_utterance(clip=PLAIN, twin="broken.mp4", annotated_seconds=0.5)
+    _, (note,) = choose_clip(pair, row, test_clips="auto")
+    assert note.kind == "corrected_twin_not_used"
+    assert "inf" not in note.detail
+    assert "cannot be opened" in note.detail
+
+
+def test_the_sample_is_made_from_the_chosen_clip(pair: Path) -> None:
+    row = make_utterance(clip=PLAIN, twin=TWIN, annotated_seconds=1.0)
+    from_twin, from_plain = extract_row(pair, row), extract_row(pair, row, test_clips="plain")
+    assert (from_twin.path, from_plain.path) == (TWIN, PLAIN)
+    assert not np.array_equal(from_twin.frames, from_plain.frames)
+    assert "duration_mismatch" in notes_of(from_plain) or from_plain.duration_seconds < from_twin.duration_seconds

@@ -1,0 +1,189 @@
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from preprocess.config import TestClips as WhichClips  # under its own name pytest would take it for tests
+from preprocess.meld import Utterance
+from preprocess.plan import SourceDigests, inputs_sha256, plan_shards
+from shards.index import sha256_file
+from tests.clips import make_utterance
+
+
+def numbered(number: int, *, twin: bool = False) -> Utterance:
+    name = f"dia0_utt{number}.mp4"
+    return make_utterance(number, clip=f"clips/{name}", twin=f"clips/final_videos_test{name}" if twin else "")
+
+
+def sha256_of(rows: list[Utterance], *, content: str = "", test_clips: WhichClips = "auto") -> str:
+    """Digest rows whose clips hold their own path and `content`."""
+    return inputs_sha256(
+        rows, digest=lambda path: hashlib.sha256((path + content).encode()).hexdigest(), test_clips=test_clips
+    )
+
+
+# Plans.
+
+
+@given(num_rows=st.integers(0, 60), samples_per_shard=st.integers(1, 20))
+def test_a_plan_holds_every_row_once_and_in_order(num_rows: int, samples_per_shard: int) -> None:
+    rows = [numbered(number) for number in range(num_rows)]
+    plan = plan_shards("test", rows, samples_per_shard=samples_per_shard)
+    assert [row for shard in plan for row in shard.utterances] == rows
+    assert all(len(shard.utterances) == samples_per_shard for shard in plan[:-1])
+    assert all(shard.utterances for shard in plan)
+    assert [shard.name for shard in plan] == [f"test-{number:05d}.tar" for number in range(len(plan))]
+
+
+@given(num_rows=st.integers(1, 30), more=st.integers(1, 30))
+def test_rows_added_at_the_end_leave_the_full_shards_as_they_were(num_rows: int, more: int) -> None:
+    rows = [numbered(number) for number in range(num_rows + more)]
+    before = plan_shards("test", rows[:num_rows], samples_per_shard=4)
+    after = plan_shards("test", rows, samples_per_shard=4)
+    full = num_rows // 4
+    assert after[:full] == before[:full]
+
+
+# The digest of a shard's inputs.
+
+CHANGES: list[dict[str, object]] = [
+    {"key": "test-dia0-utt9"},
+    {"dialogue_id": "1"},
+    {"utterance_id": "9"},
+    {"turn_index": 9},
+    {"speaker": "Rachel"},
+    {"text": "Hello there!"},
+    {"text_repaired": True},
+    {"labels": {"emotion": "anger", "sentiment": "positive"}},
+    {"labels": {"emotion": "joy", "sentiment": "negative"}},
+    {"annotated_seconds": 1.501},
+    {"clip": ""},
+    {"clip": "elsewhere/dia0_utt0.mp4"},
+    {"twin": "clips/final_videos_testdia0_utt0.mp4"},
+    {"clip_name": "elsewhere/dia0_utt0.mp4"},  # the reason given for a missing clip names it
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: "-".join(map(str, change)))
+def test_a_change_of_any_field_of_a_row_is_seen(change: dict[str, object]) -> None:
+    row, other = numbered(0), numbered(1)
+    changed = dataclasses.replace(row, **change)  # type: ignore[arg-type]
+    assert sha256_of([changed, other]) != sha256_of([row, other])
+
+
+def test_every_field_of_a_row_is_among_the_changes_or_follows_from_them() -> None:
+    """Who adds a field to `Utterance` decides here whether it decides the bytes of a shard."""
+    tried = {name for change in CHANGES for name in change}
+    assert {field.name for field in dataclasses.fields(Utterance)} - tried == {"split"}
+
+
+def test_a_change_of_a_clip_or_of_its_twin_is_seen() -> None:
+    row = numbered(0, twin=True)
+
+    def digest(changed: str) -> Callable[[str], str]:
+        return lambda path: path + ("changed" if path == changed else "")
+
+    digests = {inputs_sha256([row], digest=digest(path), test_clips="auto") for path in ("", row.clip, row.twin)}
+    assert len(digests) == 3
+
+
+def test_the_order_of_the_rows_is_seen() -> None:
+    rows = [numbered(0), numbered(1)]
+    assert sha256_of(rows) != sha256_of(rows[::-1])
+
+
+def test_the_choice_between_twins_matters_only_to_rows_that_have_one() -> None:
+    plain, twin = [numbered(0)], [numbered(0, twin=True)]
+    choices: list[WhichClips] = ["auto", "corrected", "plain"]
+    assert len({sha256_of(plain, test_clips=choice) for choice in choices}) == 1
+    assert len({sha256_of(twin, test_clips=choice) for choice in choices}) == 3
+
+
+def test_the_digest_of_the_same_inputs_stays_the_same() -> None:
+    assert sha256_of([numbered(0)]) == sha256_of([numbered(0)])
+
+
+# What is remembered of clips.
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that were read to digest them, as they are."""
+    found: list[Path] = []
+
+    def counting(path: Path) -> str:
+        found.append(path)
+        return sha256_file(path)
+
+    monkeypatch.setattr("preprocess.plan.sha256_file", counting)
+    return found
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    path = tmp_path / "meld" / "clips" / "a.mp4"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"picture and sound")
+    return path
+
+
+def open_digests(tmp_path: Path) -> SourceDigests:
+    return SourceDigests(tmp_path / "out" / ".work" / "sources.json", root=tmp_path / "meld")
+
+
+def test_a_digest_is_that_of_the_content(tmp_path: Path, clip: Path) -> None:
+    assert open_digests(tmp_path)("clips/a.mp4") == hashlib.sha256(clip.read_bytes()).hexdigest()
+
+
+def test_a_clip_that_did_not_change_is_read_once(tmp_path: Path, clip: Path, reads: list[Path]) -> None:
+    first = open_digests(tmp_path)
+    digest = first("clips/a.mp4")
+    assert first("clips/a.mp4") == digest
+    first.save()
+    assert open_digests(tmp_path)("clips/a.mp4") == digest
+    assert reads == [clip]
+
+
+@pytest.mark.parametrize("content", [b"longer than it was before", b"sound and picture"], ids=["size", "same size"])
+def test_a_clip_that_changed_is_read_again(tmp_path: Path, clip: Path, content: bytes) -> None:
+    first = open_digests(tmp_path)
+    first("clips/a.mp4")
+    first.save()
+    stat = clip.stat()
+    clip.write_bytes(content)
+    os.utime(clip, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000))
+    assert open_digests(tmp_path)("clips/a.mp4") == hashlib.sha256(content).hexdigest()
+
+
+def test_what_was_not_saved_is_not_remembered(tmp_path: Path, clip: Path, reads: list[Path]) -> None:
+    open_digests(tmp_path)("clips/a.mp4")
+    open_digests(tmp_path)("clips/a.mp4")
+    assert reads == [clip, clip]
+
+
+DAMAGE = [b"", b"{", b"null", b"[]", b"[1]", b"\xff", b'{"clips/a.mp4": 5}', b'{"clips/a.mp4": []}']
+
+
+@pytest.mark.parametrize("content", DAMAGE)
+def test_a_damaged_memory_is_as_good_as_none(tmp_path: Path, clip: Path, content: bytes) -> None:
+    file = tmp_path / "out" / ".work" / "sources.json"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    digests = open_digests(tmp_path)
+    assert digests("clips/a.mp4") == hashlib.sha256(clip.read_bytes()).hexdigest()
+    digests.save()
+    assert json.loads(file.read_bytes())["clips/a.mp4"][2] == digests("clips/a.mp4")
+
+
+def test_an_entry_without_its_digest_is_as_good_as_none(tmp_path: Path, clip: Path) -> None:
+    stat = clip.stat()
+    file = tmp_path / "out" / ".work" / "sources.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"clips/a.mp4": [stat.st_size, stat.st_mtime_ns]}), "utf-8")
+    assert open_digests(tmp_path)("clips/a.mp4") == hashlib.sha256(clip.read_bytes()).hexdigest()

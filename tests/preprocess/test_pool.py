@@ -1,0 +1,217 @@
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pebble import ProcessPool
+
+from preprocess.extract import Extract
+from preprocess.meld import Utterance
+from preprocess.pool import _AHEAD, _context, _outcome, _Task, extract_all
+from tests.clips import make_utterance, small_config, small_spec, write_clip, write_crashing_clip, write_numbered_clip
+
+
+def run(
+    root: Path, rows: list[Utterance], *, num_workers: int = 1, clip_timeout_seconds: float = 60.0
+) -> list[Extract]:
+    config = small_config(clip_timeout_seconds=clip_timeout_seconds)
+    return list(extract_all(root, rows, config=config, spec=small_spec(config), num_workers=num_workers))
+
+
+def write_rows(root: Path, num_rows: int) -> list[Utterance]:
+    for number in range(num_rows):
+        write_numbered_clip(root / f"{number}.mp4", number)
+    return [make_utterance(number, clip=f"{number}.mp4") for number in range(num_rows)]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_results_come_in_the_order_of_the_rows(tmp_path: Path, num_workers: int) -> None:
+    rows = write_rows(tmp_path, 9)
+    extracts = run(tmp_path, rows, num_workers=num_workers)
+    assert [extracted.path for extracted in extracts] == [row.clip for row in rows]
+    assert all(extracted.video.present and extracted.audio.present for extracted in extracts)
+    assert len({extracted.logmel.tobytes() for extracted in extracts}) == 9
+
+
+def test_no_rows_give_nothing(tmp_path: Path) -> None:
+    assert run(tmp_path, []) == []
+
+
+def test_a_row_without_a_clip_needs_none_and_says_which_was_looked_for(tmp_path: Path) -> None:
+    (extracted,) = run(tmp_path, [make_utterance(7)])
+    reason = "the clip is missing: there is no clips/dia0_utt7.mp4"
+    assert (extracted.video.reason, extracted.audio.reason) == (reason, reason)
+    assert extracted.path == ""
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_clip_that_crashes_its_decoder_costs_itself_alone(tmp_path: Path, num_workers: int) -> None:
+    rows = write_rows(tmp_path, 5)
+    write_crashing_clip(tmp_path / "2.mp4")
+    extracts = run(tmp_path, rows, num_workers=num_workers)
+    assert [extracted.video.present for extracted in extracts] == [True, True, False, True, True]
+    assert extracts[2].video.reason == extracts[2].audio.reason == "the decoder crashed: SIGABRT"
+    assert extracts[2].path == "2.mp4"
+
+
+def test_a_clip_that_hangs_its_decoder_costs_itself_alone(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path, 4)
+    pipe = tmp_path / "1.mp4"
+    pipe.unlink()
+    os.mkfifo(pipe)  # opening it waits for somebody who writes to it
+
+    def release() -> None:
+        writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        pipe.unlink()
+        os.close(writer)
+
+    late = threading.Timer(30, release)  # so that a pool without a timeout fails this test and does not hang it
+    late.start()
+    extracts = run(tmp_path, rows, num_workers=2, clip_timeout_seconds=2.0)
+    late.cancel()
+    assert [extracted.video.present for extracted in extracts] == [True, False, True, True]
+    assert extracts[1].video.reason == extracts[1].audio.reason == "the decoder hung: killed after 2 s"
+
+
+def test_a_larger_file_has_more_time(tmp_path: Path) -> None:
+    """By the tasks' own account: waiting for it would take too long."""
+    from preprocess.pool import _schedule
+
+    for name, size in (("small.mp4", 0), ("large.mp4", 3_000_000)):
+        (tmp_path / name).write_bytes(bytes(size))
+    config = small_config(clip_timeout_seconds=5.0)
+    pool = ProcessPool(max_workers=1, context=_context())
+    tasks = [
+        _schedule(pool, tmp_path, make_utterance(clip=clip, twin=twin), config=config, spec=small_spec(config))
+        for clip, twin in (("small.mp4", ""), ("large.mp4", ""), ("large.mp4", "large.mp4"))
+    ]
+    pool.stop()
+    pool.join()
+    assert [task.timeout_seconds for task in tasks] == [5.0, 35.0, 65.0]
+
+
+def test_a_bug_in_a_worker_is_raised_and_leaves_no_process_behind(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path, 2)
+    rows[1] = make_utterance(1, clip=rows[1].clip, annotated_seconds="soon")  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        run(tmp_path, rows)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_run_that_ends_early_leaves_no_process_behind(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path, 6)
+    config = small_config()
+    extracts = extract_all(tmp_path, rows, config=config, spec=small_spec(config), num_workers=2)
+    next(extracts)
+    assert multiprocessing.active_children() != []
+    extracts.close()
+    assert multiprocessing.active_children() == []
+
+
+def test_rows_are_taken_only_a_little_ahead(tmp_path: Path) -> None:
+    taken = []
+
+    def rows() -> Iterator[Utterance]:
+        for number in range(100):
+            taken.append(number)
+            yield make_utterance(number)
+
+    config = small_config()
+    extracts = extract_all(tmp_path, rows(), config=config, spec=small_spec(config), num_workers=2)
+    for _ in range(3):
+        next(extracts)
+    assert len(taken) <= 3 + 2 * _AHEAD
+    extracts.close()
+
+
+# How a worker may end. These run in workers, so they stand at the top of the file.
+
+
+def sleep_long() -> None:
+    time.sleep(60)
+
+
+def abort() -> None:
+    os.abort()
+
+
+def exit_at_once(code: int) -> None:
+    os._exit(code)
+
+
+def send_signal(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+
+
+def raise_assertion() -> None:
+    raise AssertionError("a bug")
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ProcessPool]:
+    pool = ProcessPool(max_workers=2, context=_context())
+    yield pool
+    pool.stop()
+    pool.join()
+
+
+def outcome_of(pool: ProcessPool, function: object, *args: int, timeout_seconds: float = 30.0) -> Extract:
+    future = pool.schedule(function, args=args, timeout=timeout_seconds)
+    row = make_utterance(clip="clips/a.mp4")
+    return _outcome(_Task(row=row, timeout_seconds=timeout_seconds, future=future))
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "reason"),
+    [
+        (abort, (), "SIGABRT"),
+        (send_signal, (signal.SIGKILL,), "SIGKILL"),
+        (send_signal, (signal.SIGSEGV,), "SIGSEGV"),
+        (send_signal, (40,), "signal 40"),
+        (exit_at_once, (7,), "exit code 7"),
+    ],
+)
+def test_a_worker_that_dies_is_a_reason(pool: ProcessPool, function: object, args: tuple[int], reason: str) -> None:
+    extracted = outcome_of(pool, function, *args)
+    assert extracted.video.reason == extracted.audio.reason == f"the decoder crashed: {reason}"
+    assert extracted.path == "clips/a.mp4"
+    assert extracted.frames.size == extracted.logmel.size == 0
+
+
+def test_a_worker_that_hangs_is_killed_and_is_a_reason(pool: ProcessPool) -> None:
+    extracted = outcome_of(pool, sleep_long, timeout_seconds=1.0)
+    assert extracted.video.reason == extracted.audio.reason == "the decoder hung: killed after 1 s"
+
+
+def test_an_error_that_is_not_about_the_clip_is_raised(pool: ProcessPool) -> None:
+    with pytest.raises(AssertionError, match="a bug"):
+        outcome_of(pool, raise_assertion)
+
+
+def test_the_twin_is_named_where_there_is_no_plain_clip(pool: ProcessPool) -> None:
+    future = pool.schedule(abort, timeout=30)
+    task = _Task(row=make_utterance(twin="clips/twin.mp4"), timeout_seconds=30, future=future)
+    assert _outcome(task).path == "clips/twin.mp4"
+
+
+def test_a_worker_says_nothing_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "0.mp4").write_bytes(b"hello" * 200)  # FFmpeg has something to say about it
+    write_clip(tmp_path / "1.mp4")
+    run(tmp_path, [make_utterance(0, clip="0.mp4"), make_utterance(1, clip="1.mp4")])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_arrays_come_back_as_they_were_made(tmp_path: Path) -> None:
+    (row,) = write_rows(tmp_path, 1)
+    (extracted,) = run(tmp_path, [row])
+    config = small_config()
+    assert extracted.frames.shape == (config.num_frames, config.height, config.width, 3)
+    assert extracted.frames.dtype == np.uint8
+    assert extracted.logmel.shape == (config.num_mels, config.num_hops)
+    assert extracted.logmel.dtype == np.float16

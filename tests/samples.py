@@ -1,0 +1,150 @@
+"""Small samples and splits that the tests make for themselves."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from shards.index import Index, write_index
+from shards.schema import (
+    MELD_LABELS,
+    PRESENT,
+    AudioSpec,
+    FeatureSpec,
+    Presence,
+    Sample,
+    SampleMeta,
+    Source,
+    TextSpec,
+    VideoSpec,
+)
+from shards.writer import shard_name, write_shard
+
+
+def make_spec(
+    *, num_frames: int = 4, size: int = 8, num_mels: int = 6, num_hops: int = 10, vocab_size: int = 50
+) -> FeatureSpec:
+    return FeatureSpec(
+        video=VideoSpec(
+            num_frames=num_frames,
+            height=size,
+            width=size,
+            sampling="uniform-time",
+            decoder="decord",
+            decoder_version="1",
+        ),
+        audio=AudioSpec(
+            num_mels=num_mels,
+            num_hops=num_hops,
+            sample_rate=16000,
+            n_fft=1024,
+            hop_length=512,
+            log_epsilon=1e-6,
+            downmix="itu",
+            decoder="decord",
+            decoder_version="1",
+            transform_version="1",
+        ),
+        text=TextSpec(
+            tokenizer="scratch",
+            tokenizer_sha256="0" * 64,
+            vocab_size=vocab_size,
+            pad_id=0,
+            max_tokens=12,
+            normalisation="cp1252",
+        ),
+    )
+
+
+def make_sample(
+    number: int, *, spec: FeatureSpec | None = None, split: str = "train", absent: tuple[str, ...] = ()
+) -> Sample:
+    """Make a sample whose content follows from `number` alone."""
+    spec = spec or make_spec()
+    rng = np.random.default_rng(number)
+    emotion, sentiment = (labels.names[number % len(labels.names)] for labels in MELD_LABELS)
+    num_hops = 0 if "audio" in absent else int(rng.integers(1, spec.audio.num_hops + 1))
+    num_tokens = int(rng.integers(2, spec.text.max_tokens + 1))
+    logmel = rng.normal(size=spec.audio.shape).astype(np.float16)
+    logmel[:, num_hops:] = 0
+    tokens = rng.integers(1, spec.text.vocab_size, size=spec.text.shape).astype(np.int32)
+    tokens[num_tokens:] = spec.text.pad_id
+    frames = rng.integers(0, 256, size=spec.video.shape).astype(np.uint8)
+    if "video" in absent:
+        frames[:] = 0
+    meta = SampleMeta(
+        key=f"{split}-dia{number // 5}-utt{number % 5}",
+        split=split,
+        dialogue_id=str(number // 5),
+        utterance_id=str(number % 5),
+        turn_index=number % 5,
+        speaker="Ross",
+        text=f"line {number}, isn’t it",
+        labels={"emotion": emotion, "sentiment": sentiment},
+        num_frames=0 if "video" in absent else spec.video.num_frames,
+        num_hops=num_hops,
+        num_tokens=num_tokens,
+        presence={
+            "video": Presence(present=False, reason="no clip") if "video" in absent else PRESENT,
+            "audio": Presence(present=False, reason="no clip") if "audio" in absent else PRESENT,
+            "text": PRESENT,
+        },
+        source=Source(path=f"train_splits/dia{number}.mp4", sha256="ab" * 32),
+        duration_seconds=1.5,
+        annotated_seconds=1.4,
+    )
+    return Sample(meta=meta, frames=frames, logmel=logmel, tokens=tokens)
+
+
+def write_split(
+    root: Path,
+    samples: Iterable[Sample],
+    *,
+    spec: FeatureSpec | None = None,
+    split: str = "train",
+    samples_per_shard: int = 3,
+) -> Index:
+    """Write samples as the finished split `root/split`."""
+    spec = spec or make_spec()
+    directory = root / split
+    directory.mkdir(parents=True)
+    samples = list(samples)
+    shards = tuple(
+        write_shard(
+            directory / shard_name(split, number),
+            samples[start : start + samples_per_shard],
+            spec=spec,
+            label_sets=MELD_LABELS,
+            inputs_sha256=lambda: "0" * 64,
+        )
+        for number, start in enumerate(range(0, len(samples), samples_per_shard))
+    )
+    index = Index(split=split, spec=spec, label_sets=MELD_LABELS, shards=shards)
+    write_index(directory, index)
+    return index
+
+
+def with_labels(sample: Sample, **labels: str) -> Sample:
+    """Return the sample with other labels."""
+    return Sample(
+        meta=replace(sample.meta, labels={**sample.meta.labels, **labels}),
+        frames=sample.frames,
+        logmel=sample.logmel,
+        tokens=sample.tokens,
+    )
+
+
+def with_byte_changed(raw: bytes, offset: int, *, mask: int = 0xFF) -> bytes:
+    """Return `raw` with the bits of `mask` turned over in the byte at `offset`."""
+    changed = bytearray(raw)
+    changed[offset] ^= mask
+    return bytes(changed)
+
+
+def assert_same_sample(got: Sample, expected: Sample) -> None:
+    """Compare all that a sample holds; arrays bit for bit, so that NaN is itself."""
+    assert got.meta == expected.meta
+    for name in ("frames", "logmel", "tokens"):
+        ours, theirs = getattr(got, name), getattr(expected, name)
+        assert (ours.shape, ours.dtype, ours.tobytes()) == (theirs.shape, theirs.dtype, theirs.tobytes()), name

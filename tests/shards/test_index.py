@@ -1,0 +1,242 @@
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shards.errors import FormatVersionError, ShardCorruptError, ShardError
+from shards.index import (
+    INDEX_NAME,
+    Index,
+    ShardInfo,
+    publish,
+    read_index,
+    read_sidecar,
+    sidecar_dtype,
+    sidecar_name,
+    split_directories,
+    write_index,
+)
+from shards.schema import FORMAT_VERSION, MELD_LABELS, LabelSet
+from tests.samples import make_sample, make_spec, with_byte_changed, write_split
+from tests.shards.disks import file_size_limit
+
+DIGEST = st.text("0123456789abcdef", min_size=64, max_size=64)
+SHARD = st.builds(
+    ShardInfo,
+    name=st.text(min_size=1),
+    bytes=st.integers(0, 2**40),
+    num_samples=st.integers(0, 2**31),
+    sha256=DIGEST,
+    sidecar_sha256=DIGEST,
+    inputs_sha256=DIGEST,
+)
+LABEL_SET = st.builds(LabelSet, task=st.text(), names=st.lists(st.text(), unique=True, max_size=4).map(tuple))
+INDEX = st.builds(
+    Index,
+    split=st.text(),
+    spec=st.just(make_spec()),
+    label_sets=st.lists(LABEL_SET, max_size=3).map(tuple),
+    shards=st.lists(SHARD, max_size=3).map(tuple),
+)
+
+
+def make_index() -> Index:
+    shard = ShardInfo(
+        name="train-00000.tar",
+        bytes=61_440,
+        num_samples=3,
+        sha256="1" * 64,
+        sidecar_sha256="2" * 64,
+        inputs_sha256="3" * 64,
+    )
+    return Index(split="train", spec=make_spec(), label_sets=MELD_LABELS, shards=(shard,))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("index")
+
+
+@settings(deadline=None, max_examples=50)
+@given(index=INDEX)
+def test_an_index_comes_back_as_it_was(folder: Path, index: Index) -> None:
+    write_index(folder, index)
+    assert read_index(folder) == index
+
+
+def test_equal_indices_give_equal_bytes(tmp_path: Path) -> None:
+    write_index(tmp_path, make_index())
+    first = (tmp_path / INDEX_NAME).read_bytes()
+    write_index(tmp_path, make_index())
+    assert (tmp_path / INDEX_NAME).read_bytes() == first
+
+
+def test_the_samples_of_a_split_are_those_of_all_its_shards() -> None:
+    shard = make_index().shards[0]
+    assert replace(make_index(), shards=(shard, replace(shard, num_samples=2))).num_samples == 5
+
+
+def test_a_byte_flipped_anywhere_in_an_index_is_an_error(tmp_path: Path) -> None:
+    write_index(tmp_path, make_index())
+    path = tmp_path / INDEX_NAME
+    whole = path.read_bytes()
+    for offset in range(len(whole)):
+        path.write_bytes(with_byte_changed(whole, offset, mask=1 << offset % 8))
+        with pytest.raises((ShardCorruptError, FormatVersionError), match=INDEX_NAME):
+            read_index(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("written", "damaged"),
+    [
+        (b'"bytes": 61440', b'"bytes": 6e440'),  # infinite
+        (b'"log_epsilon": 1e-06', b'"log_epsilon": 1e906'),
+        (b'"num_samples": 3,\n "label', b'"num_samples": 4,\n "label'),
+        (b"train-00000.tar", b"train-00001.tar"),
+        (b'"anger"', b'"angel"'),
+        (b"\xed\x9f\xbf", b"\xed\xa0\xbf"),  # U+D7FF made a lone surrogate
+    ],
+)
+def test_one_byte_replaced_is_an_error_even_if_the_json_stays_valid(
+    tmp_path: Path, written: bytes, damaged: bytes
+) -> None:
+    index = make_index()
+    spec = replace(index.spec, text=replace(index.spec.text, tokenizer="/models/\ud7ff"))
+    write_index(tmp_path, replace(index, spec=spec))
+    path = tmp_path / INDEX_NAME
+    assert path.read_bytes().count(written) == 1
+    path.write_bytes(path.read_bytes().replace(written, damaged))
+    with pytest.raises(ShardCorruptError, match=INDEX_NAME):
+        read_index(tmp_path)
+
+
+def test_an_index_cut_anywhere_is_an_error(tmp_path: Path) -> None:
+    write_index(tmp_path, make_index())
+    path = tmp_path / INDEX_NAME
+    whole = path.read_bytes()
+    for size in range(0, len(whole), 17):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ShardCorruptError, match=INDEX_NAME):
+            read_index(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[], "text", 5, None, {}, {"format_version": FORMAT_VERSION}, {"format_version": FORMAT_VERSION, "spec": []}],
+)
+def test_json_that_is_no_index_is_an_error(tmp_path: Path, value: object) -> None:
+    (tmp_path / INDEX_NAME).write_text(json.dumps(value))
+    with pytest.raises(ShardCorruptError, match="the index is damaged"):
+        read_index(tmp_path)
+
+
+@pytest.mark.parametrize("version", [FORMAT_VERSION - 1, FORMAT_VERSION + 1, 12])
+def test_an_index_of_another_format_version_is_refused_naming_both(tmp_path: Path, version: int) -> None:
+    value = {"format_version": version, "nothing": "that this program knows"}
+    (tmp_path / INDEX_NAME).write_text(json.dumps(value))
+    with pytest.raises(FormatVersionError, match=rf"format version {version}, this program reads {FORMAT_VERSION}"):
+        read_index(tmp_path)
+
+
+def test_a_split_without_an_index_is_unfinished_and_the_message_says_to_finish_it(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match=r"not finished(?s:.*)index\.json(?s:.*)run `mmsent preprocess` again"):
+        read_index(tmp_path)
+
+
+def test_a_split_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match=r"no such split(?s:.*)mmsent preprocess"):
+        read_index(tmp_path / "train")
+
+
+def test_finished_splits_come_in_the_order_train_dev_test_then_others(tmp_path: Path) -> None:
+    for name in ("zebra", "test", "extra", "train", "dev", "unfinished"):
+        (tmp_path / name).mkdir()
+        if name != "unfinished":
+            write_index(tmp_path / name, make_index())
+    found = split_directories(tmp_path)
+    assert list(found) == ["train", "dev", "test", "extra", "zebra"]
+    assert found["dev"] == tmp_path / "dev"
+
+
+def test_a_folder_without_a_finished_split_is_an_error_that_says_what_was_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    with pytest.raises(ShardError, match=rf"no finished split(?s:.*){re.escape(str(tmp_path))}(?s:.*)\*/index\.json"):
+        split_directories(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_an_error_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match="no such folder of shards"):
+        split_directories(tmp_path / "nowhere")
+
+
+def test_a_sidecar_has_the_name_and_the_row_size_of_the_format() -> None:
+    assert sidecar_name("train-00007.tar") == "train-00007.sidecar.npy"
+    assert sidecar_dtype(2).itemsize == 4 * 8 + 2 * 4 + 3 * 4 + 1 + 2 * 2
+
+
+def test_a_sidecar_row_says_what_its_sample_says(tmp_path: Path) -> None:
+    samples = [make_sample(0), make_sample(1, absent=("video",)), make_sample(2, absent=("video", "audio"))]
+    index = write_split(tmp_path, samples)
+    rows = read_sidecar(tmp_path / "train", index.shards[0], num_tasks=2)
+    assert rows["present"].tolist() == [0b111, 0b110, 0b100]
+    assert rows["labels"].tolist() == [
+        [labels.index(sample.meta.labels[labels.task]) for labels in MELD_LABELS] for sample in samples
+    ]
+    for name in ("num_frames", "num_hops", "num_tokens"):
+        assert rows[name].tolist() == [getattr(sample.meta, name) for sample in samples]
+
+
+def test_the_offsets_of_a_sidecar_row_are_those_of_the_values_in_the_tar(tmp_path: Path) -> None:
+    samples = [make_sample(i) for i in range(3)]
+    index = write_split(tmp_path, samples)
+    tar = (tmp_path / "train" / index.shards[0].name).read_bytes()
+    for row, sample in zip(read_sidecar(tmp_path / "train", index.shards[0], num_tasks=2), samples, strict=True):
+        for name in ("frames", "logmel", "tokens"):
+            values = getattr(sample, name).tobytes()
+            assert tar[row[f"{name}_offset"] :][: len(values)] == values
+        text = tar[row["json_offset"] :][: row["json_bytes"]]
+        assert json.loads(text)["key"] == sample.meta.key
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 4])
+def test_a_sidecar_of_another_number_of_rows_is_an_error(tmp_path: Path, num_rows: int) -> None:
+    index = write_split(tmp_path, [make_sample(i) for i in range(3)])
+    path = tmp_path / "train" / sidecar_name(index.shards[0].name)
+    np.save(path, np.zeros(num_rows, sidecar_dtype(2)))
+    with pytest.raises(ShardCorruptError, match=path.name):
+        read_sidecar(tmp_path / "train", index.shards[0], num_tasks=2)
+
+
+def test_a_sidecar_made_for_other_tasks_is_an_error(tmp_path: Path) -> None:
+    index = write_split(tmp_path, [make_sample(i) for i in range(3)])
+    with pytest.raises(ShardCorruptError, match=sidecar_name(index.shards[0].name)):
+        read_sidecar(tmp_path / "train", index.shards[0], num_tasks=3)
+
+
+@pytest.mark.parametrize("room", [0, 1, 4095, 9999])
+def test_a_file_that_finds_no_room_is_named_and_its_old_content_stays(tmp_path: Path, room: int) -> None:
+    path = tmp_path / "spec.json"
+    publish(path, b"old")
+    with file_size_limit(room), pytest.raises(ShardError, match=rf"cannot write(?s:.*){re.escape(str(path))}"):
+        publish(path, b"x" * 10_000)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_a_file_is_a_named_error_when_publishing(tmp_path: Path) -> None:
+    (tmp_path / "shards").write_bytes(b"")
+    with pytest.raises(ShardError, match=r"Not a directory(?s:.*)spec\.json"):
+        publish(tmp_path / "shards" / "spec.json", b"new")
+
+
+def test_publishing_replaces_a_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    publish(path, b"old")
+    publish(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,196 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards.codec import array_shapes
+from shards.errors import FormatVersionError, ShardCorruptError, ShardError
+from shards.index import INDEX_NAME, sidecar_name
+from shards.reader import Split, map_file, read_split
+from shards.schema import MELD_LABELS, Sample
+from tests.samples import assert_same_sample, make_sample, make_spec, with_byte_changed, write_split
+
+NUM_SAMPLES = 5  # in shards of 3 and 2
+
+
+def make_samples() -> list[Sample]:
+    absent = {1: ("video",), 3: ("video", "audio")}
+    return [make_sample(i, absent=absent.get(i, ())) for i in range(NUM_SAMPLES)]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    write_split(tmp_path, make_samples())
+    return tmp_path / "train"
+
+
+def test_a_split_is_read_as_it_was_written(directory: Path) -> None:
+    for got, expected in zip(read_split(directory), make_samples(), strict=True):
+        assert_same_sample(got, expected)
+
+
+def test_any_sample_can_be_read_on_its_own(directory: Path) -> None:
+    for number in (4, 0, 3, 3, 2):
+        assert_same_sample(Split(directory).sample(number), make_samples()[number])
+
+
+def test_a_split_is_as_long_as_its_index_says(directory: Path) -> None:
+    split = Split(directory)
+    assert len(split) == split.index.num_samples == NUM_SAMPLES
+    assert split.spec == make_spec()
+    assert split.label_sets == MELD_LABELS
+
+
+def test_a_sample_knows_its_shard(directory: Path) -> None:
+    split = Split(directory)
+    names = [split.shard_path(number).name for number in range(NUM_SAMPLES)]
+    assert names == ["train-00000.tar"] * 3 + ["train-00001.tar"] * 2
+
+
+def test_metadata_alone_is_that_of_the_sample(directory: Path) -> None:
+    split = Split(directory)
+    for number in range(NUM_SAMPLES):
+        assert split.meta(number) == split.sample(number).meta
+
+
+def test_labels_are_counted_by_name_and_unused_ones_are_zero(directory: Path) -> None:
+    expected = {labels.task: dict.fromkeys(labels.names, 0) for labels in MELD_LABELS}
+    for sample in make_samples():
+        for task, name in sample.meta.labels.items():
+            expected[task][name] += 1
+    counts = Split(directory).label_counts()
+    assert counts == expected
+    assert counts["emotion"]["surprise"] == 0
+
+
+def test_presence_is_told_per_sample_and_modality(directory: Path) -> None:
+    present = Split(directory).present()
+    assert present.dtype == np.bool_
+    assert present.tolist() == [
+        [True, True, True],
+        [False, True, True],
+        [True, True, True],
+        [False, False, True],
+        [True, True, True],
+    ]
+
+
+def test_a_payload_is_the_values_of_its_array_and_is_not_copied(directory: Path) -> None:
+    split = Split(directory)
+    for name in array_shapes(split.spec):
+        payload = split.array_payload(name, 3)
+        assert payload.tobytes() == getattr(make_samples()[3], name).tobytes()
+        assert not payload.flags.owndata
+        assert np.shares_memory(payload, split.array_payload(name, 3))
+
+
+def test_a_payload_cannot_be_written_to(directory: Path) -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        Split(directory).array_payload("frames", 0)[:] = 0
+
+
+def test_a_mapped_file_is_its_content(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    assert map_file(tmp_path / "file").tobytes() == b"content"
+
+
+def test_a_shard_cut_anywhere_is_an_error_never_fewer_samples(directory: Path) -> None:
+    shard = directory / "train-00001.tar"
+    whole = shard.read_bytes()
+    for size in range(0, len(whole), 97):
+        shard.write_bytes(whole[:size])
+        with pytest.raises(
+            ShardCorruptError, match=rf"{shard.name} holds {size:,} bytes, its index says {len(whole):,}"
+        ):
+            list(read_split(directory))
+
+
+def test_a_shard_that_grew_is_an_error(directory: Path) -> None:
+    shard = directory / "train-00001.tar"
+    shard.write_bytes(shard.read_bytes() + bytes(10240))
+    with pytest.raises(ShardCorruptError, match=shard.name):
+        Split(directory)
+
+
+def test_a_missing_shard_is_an_error_that_names_it(directory: Path) -> None:
+    shard = directory / "train-00001.tar"
+    shard.unlink()
+    with pytest.raises(ShardCorruptError, match=rf"missing(?s:.*){re.escape(str(shard))}(?s:.*)mmsent preprocess"):
+        Split(directory)
+
+
+@pytest.mark.parametrize("change", ["cut", "removed"])
+def test_a_shard_changed_after_the_split_was_opened_is_an_error(directory: Path, change: str) -> None:
+    split = Split(directory)
+    shard = directory / "train-00001.tar"
+    if change == "cut":
+        shard.write_bytes(shard.read_bytes()[:10240])
+    else:
+        shard.unlink()
+    with pytest.raises(ShardCorruptError, match=shard.name):
+        split.sample(NUM_SAMPLES - 1)
+
+
+def test_a_missing_sidecar_is_an_error_that_names_it(directory: Path) -> None:
+    sidecar = directory / sidecar_name("train-00001.tar")
+    sidecar.unlink()
+    with pytest.raises(ShardCorruptError, match=rf"sidecar(?s:.*){re.escape(str(sidecar))}"):
+        Split(directory)
+
+
+def test_a_sidecar_cut_anywhere_is_an_error_that_names_it(directory: Path) -> None:
+    sidecar = directory / sidecar_name("train-00001.tar")
+    whole = sidecar.read_bytes()
+    for size in range(len(whole)):
+        sidecar.write_bytes(whole[:size])
+        with pytest.raises(ShardCorruptError, match=sidecar.name):
+            Split(directory)
+
+
+def test_a_byte_flipped_anywhere_in_a_sidecar_is_an_error_before_a_label_is_believed(directory: Path) -> None:
+    sidecar = directory / sidecar_name("train-00001.tar")
+    whole = sidecar.read_bytes()
+    for offset in range(len(whole)):
+        sidecar.write_bytes(with_byte_changed(whole, offset, mask=1 << offset % 8))
+        with pytest.raises(ShardCorruptError, match=sidecar.name):
+            Split(directory)
+
+
+@pytest.mark.parametrize("member", ["frames", "logmel", "tokens", "json"])
+def test_a_byte_flipped_in_a_payload_is_found_when_its_sample_is_read(directory: Path, member: str) -> None:
+    split = Split(directory)
+    shard = directory / "train-00001.tar"
+    whole = shard.read_bytes()
+    start = int(split.rows[f"{member}_offset"][3])
+    size = int(split.rows["json_bytes"][3]) if member == "json" else len(split.array_payload(member, 3))
+    for offset in range(start, start + size, max(1, size // 40)):
+        shard.write_bytes(with_byte_changed(whole, offset, mask=1 << offset % 8))
+        with pytest.raises(ShardCorruptError, match=rf"sample 3(?s:.*){re.escape(str(shard))}"):
+            Split(directory).sample(3)
+
+
+def test_a_sample_beside_a_damaged_one_is_still_read(directory: Path) -> None:
+    shard = directory / "train-00001.tar"
+    offset = int(Split(directory).rows["frames_offset"][3])
+    shard.write_bytes(with_byte_changed(shard.read_bytes(), offset))
+    assert_same_sample(Split(directory).sample(4), make_samples()[4])
+
+
+def test_a_split_without_an_index_is_refused_although_its_shards_are_whole(directory: Path) -> None:
+    (directory / INDEX_NAME).unlink()
+    with pytest.raises(ShardError, match="not finished"):
+        Split(directory)
+
+
+def test_a_split_of_another_format_version_is_refused(directory: Path) -> None:
+    index = directory / INDEX_NAME
+    index.write_text(index.read_text().replace('"format_version": 1', '"format_version": 99'))
+    with pytest.raises(FormatVersionError, match="99"):
+        Split(directory)
+
+
+def test_a_split_without_a_sample_is_an_error(tmp_path: Path) -> None:
+    write_split(tmp_path, [])
+    with pytest.raises(ShardError, match=rf"no samples(?s:.*){re.escape(str(tmp_path))}"):
+        Split(tmp_path / "train")

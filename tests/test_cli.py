@@ -1,0 +1,127 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli import app
+from tests.commands import ROOT, environment, mmsent
+
+COMMANDS = ("make-demo", "preprocess", "verify", "train", "evaluate")
+OPTIONS = ROOT / "tests" / "data" / "cli_options.txt"
+
+
+def help_of(command: str) -> str:
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert result.exit_code == 0
+    return result.output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command: str) -> None:
+    assert f"Example: mmsent {command}" in " ".join(help_of(command).split())
+
+
+def test_every_option_is_in_the_list_that_makes_adding_one_a_decision() -> None:
+    found = [
+        f"{command} {option}"
+        for command in COMMANDS
+        for option in sorted(set(re.findall(r"--[a-z][a-z-]*", help_of(command))))
+    ]
+    listed = OPTIONS.read_text().split("\n")
+    assert found == [line for line in listed if line]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_in_the_readme(command: str) -> None:
+    assert f"mmsent {command}" in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_help_loads_nothing_heavy() -> None:
+    heavy = ("torch", "numpy", "av", "transformers", "webdataset")
+    code = f"import sys, cli; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_expected_trouble_is_a_message_on_standard_error_and_exit_code_1(tmp_path: Path) -> None:
+    result = mmsent("preprocess", tmp_path / "nothing", "--out", tmp_path / "out")
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: there is no such folder\n  file: ")
+    assert "\n  next: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_path_with_brackets_is_shown_as_it_is(tmp_path: Path) -> None:
+    result = mmsent("verify", tmp_path / "[old]" / "a[1]")
+    assert "[old]/a[1]" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("no-such-command",),
+        ("preprocess", "somewhere"),
+        ("preprocess", "somewhere", "--out", "x", "--frames", "0"),
+        ("preprocess", "somewhere", "--out", "x", "--size", "112"),
+        ("preprocess", "somewhere", "--out", "x", "--workers", "-1"),
+        ("train", "--shards", "s", "--out", "r", "--modalities", "smell"),
+        ("train", "--shards", "s", "--out", "r", "--modalities", ""),
+        ("train", "--shards", "s", "--out", "r", "--learning-rate", "0"),
+        ("train", "--shards", "s", "--out", "r", "--precision", "int4"),
+        ("make-demo", "somewhere", "--utterances", "1"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_that_is_no_terminal_has_no_control_characters(tmp_path: Path) -> None:
+    result = mmsent("verify", tmp_path)
+    assert "\x1b" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "verify"])
+def test_a_folder_without_shards_says_which_command_makes_them(command: str, tmp_path: Path) -> None:
+    arguments = {
+        "train": ("--shards", tmp_path, "--out", tmp_path / "run"),
+        "evaluate": ("--shards", tmp_path, "--run", tmp_path),
+        "verify": (tmp_path,),
+    }[command]
+    result = mmsent(command, *arguments)
+    assert result.returncode == 1
+    assert "mmsent preprocess" in result.stderr
+
+
+def test_training_under_torchrun_is_refused_rather_than_done_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = mmsent("train", "--shards", tmp_path, "--out", tmp_path / "run")
+    assert result.returncode == 1
+    assert "several processes" in result.stderr
+
+
+def test_the_readme_says_what_the_makefile_has() -> None:
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    said = set(re.findall(r"`?make ([a-z-]+)", (ROOT / "README.md").read_text("utf-8")))
+    assert said <= targets
+    assert {"demo", "test"} <= said
+
+
+def test_json_of_verify_is_one_document(tmp_path: Path) -> None:
+    from tests.samples import make_sample, write_split
+
+    write_split(tmp_path, [make_sample(0)])
+    result = mmsent("verify", tmp_path, "--json")
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["train"]["num_samples"] == 1
