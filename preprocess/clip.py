@@ -94,9 +94,12 @@ def read_picture(path: Path, *, num_frames: int, height: int, width: int) -> Pic
         else:
             times = timeline.starts[0] + (np.arange(num_frames) + 0.5) / num_frames * timeline.duration_seconds
             indices = np.searchsorted(timeline.starts, times, side="right") - 1
-        frames = reader.get_batch(indices.tolist()).asnumpy()
+        chosen = {index: _frame(reader, index, width=width) for index in sorted(set(indices.tolist()))}
+        # Decord hands over a frame while a thread decodes the next ones: without a look at the last frame, time would
+        # decide whether damage behind the last chosen one is met.
+        reader[len(timeline.starts) - 1]
     return Picture(
-        frames=np.ascontiguousarray(frames, dtype=np.uint8),
+        frames=np.stack([chosen[index] for index in indices.tolist()]),
         num_frames=real,
         clip_frames=len(timeline.starts),
         duration_seconds=timeline.duration_seconds,
@@ -152,6 +155,9 @@ _PLAIN_WORDS = {
     "Error reading": _UNOPENED,  # all that Decord says of a picture; FFmpeg's reason went to its log
     "ERROR opening: Invalid data found when processing input": _UNOPENED,
     "Can't find audio stream": "there is no audio stream",
+    "ERROR cannot find video stream with wanted index: -1": "there is no video stream",
+    "Thread worker: Error sending packet.": "cannot be decoded: the picture's data is damaged",
+    "Cannot create buffer source": "cannot be decoded: the picture has no size or no pixel format",
 }
 """Decord's commonest messages, said to a person."""
 
@@ -191,14 +197,29 @@ def _downmix(channels: NDArray[np.float32]) -> NDArray[np.float32]:
     return mono
 
 
+def _frame(reader: Any, index: int, *, width: int) -> NDArray[np.uint8]:
+    """Decode one frame, `(H, W, 3)`.
+
+    Not by `get_batch`: FFmpeg pads the rows of a frame as the processor's vectors want it, and where the padded row
+    happens to be a multiple of the width Decord takes the padding for further channels, (H, W, 4) say, which
+    `get_batch` refuses to copy. 32 pixels are such a width with AVX-512, 72 with AVX2.
+    """
+    array: NDArray[np.uint8] = reader[index].asnumpy()
+    rows = array.reshape(len(array), -1)[:, : 3 * width]  # (H, padded row) -> (H, 3 W)
+    return rows.reshape(len(array), width, 3)
+
+
 @contextmanager
 def _decoder_errors(path: Path) -> Iterator[None]:
-    """Turn what Decord raises about a clip into a `ClipError`, without the place in Decord's source and the path."""
+    """Turn what Decord raises about a clip into a `ClipError`: the same words in every folder and on every day."""
     decord = _decord()
     try:
         yield
     except (decord.DECORDError, RuntimeError, IndexError, ValueError, MemoryError) as exc:
         lines = str(exc).strip().splitlines() or [type(exc).__name__]
-        what = re.sub(r"^\[[\d:]+\] \S+\.(?:cc|h):\d+: ", "", lines[0])
+        what = re.sub(r"\[[\d:]+\] \S+\.(?:cc|h):\d+: ", "", lines[0])  # the time and the place in Decord's source
+        what = re.sub(
+            r"^Check failed: .* \(\S+ vs\. \S+\) ", "", what
+        )  # the condition, with pointers and error numbers
         what = what.replace(f" {path}, ", " ").replace(f" {path}...", "")
         raise ClipError(_PLAIN_WORDS.get(what, f"cannot be decoded: {what}")) from exc

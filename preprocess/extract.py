@@ -114,25 +114,29 @@ def choose_clip(root: Path, utterance: Utterance, *, test_clips: TestClips) -> t
         only = utterance.clip or utterance.twin
         used = (Note(kind="corrected_twin_used", detail=f"{only}: there is no plain clip"),) if utterance.twin else ()
         return only, used
-    plain, twin = (_seconds(root / path) for path in (utterance.clip, utterance.twin))
+    plain, twin = (_length(root / path) for path in (utterance.clip, utterance.twin))
     if test_clips == "auto":
-        take_twin = abs(twin - utterance.annotated_seconds) < abs(plain - utterance.annotated_seconds)
+        take_twin = abs(twin.seconds - utterance.annotated_seconds) < abs(plain.seconds - utterance.annotated_seconds)
     else:
         take_twin = test_clips == "corrected"
-    detail = (
-        f"{Path(utterance.twin).name} lasts {twin:.2f} s, {Path(utterance.clip).name} {plain:.2f} s, "
-        f"the annotation {utterance.annotated_seconds:.2f} s"
-    )
+    detail = f"{twin.words}, {plain.words}, the annotation lasts {utterance.annotated_seconds:.2f} s"
     kind: NoteKind = "corrected_twin_used" if take_twin else "corrected_twin_not_used"
     return (utterance.twin if take_twin else utterance.clip), (Note(kind=kind, detail=detail),)
 
 
-def _seconds(path: Path) -> float:
-    """Return a clip's duration; infinity for one that cannot be opened, so that the other one fits better."""
+@dataclass(frozen=True, slots=True)
+class _Length:
+    seconds: float
+    """Infinity for a clip that cannot be opened, so that the other one fits better."""
+    words: str
+
+
+def _length(path: Path) -> _Length:
     try:
-        return clip.probe_seconds(path)
-    except ClipError:
-        return float("inf")
+        seconds = clip.probe_seconds(path)
+    except ClipError as exc:
+        return _Length(float("inf"), f"{path.name} {exc}")
+    return _Length(seconds, f"{path.name} lasts {seconds:.2f} s")
 
 
 @cache

@@ -85,7 +85,12 @@ def _outcome(task: _Task) -> Extract:
 
 
 def _death(exit_code: int) -> str:
-    return signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    try:
+        return signal.Signals(-exit_code).name
+    except ValueError:  # a real-time signal has no name
+        return f"signal {-exit_code}"
 
 
 def _context() -> BaseContext:

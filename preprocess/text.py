@@ -99,7 +99,13 @@ def load_tokenizer(name: str) -> TextTokenizer:
             raise TokenizerError(describe("the folder has no tokenizer.json", file=folder, then=then))
     else:
         path, config = _download(name, "tokenizer.json"), _download(name, "tokenizer_config.json")
-    return TextTokenizer(path.read_text("utf-8"), name=name, pad_token=_pad_token(config))
+    pad_token = _pad_token(config)
+    try:
+        return TextTokenizer(path.read_text("utf-8"), name=name, pad_token=pad_token)
+    except TokenizerError:
+        raise
+    except Exception as exc:  # the library raises bare Exceptions about a tokenizer.json
+        raise _damaged(path, exc) from exc
 
 
 def learn_tokenizer(texts: Iterable[str], *, vocab_size: int = 4000) -> TextTokenizer:
@@ -166,8 +172,21 @@ def _download(name: str, file: str) -> Path:
 
 
 def _pad_token(config: Path) -> str:
-    """Return the padding token that a `tokenizer_config.json` names; `[PAD]`, BERT's, where there is no such file."""
+    """Return the padding token that a `tokenizer_config.json` names; `[PAD]`, BERT's, where none is named."""
     if not config.is_file():
         return "[PAD]"
-    value = json.loads(config.read_text("utf-8")).get("pad_token", "[PAD]")
-    return str(value["content"] if isinstance(value, dict) else value)
+    try:
+        named = json.loads(config.read_text("utf-8"))
+    except ValueError as exc:
+        raise _damaged(config, exc) from exc
+    if not isinstance(named, dict):
+        raise _damaged(config, "it holds no JSON object")
+    value = named.get("pad_token")
+    if isinstance(value, dict):
+        value = value.get("content")
+    return "[PAD]" if value is None else str(value)
+
+
+def _damaged(path: Path, why: object) -> TokenizerError:
+    what = f"{path.name} cannot be read: {why}"
+    return TokenizerError(describe(what, file=path, then="save or download the tokenizer again"))

@@ -89,7 +89,9 @@ def test_colours_come_as_red_green_blue(tmp_path: Path) -> None:
     assert np.abs(frames.mean(axis=(1, 2)) - pictures.mean(axis=(1, 2))).max() < 6
 
 
-@pytest.mark.parametrize(("height", "width"), [(48, 64), (32, 96), (112, 112), (33, 65), (31, 171), (224, 224)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(48, 64), (32, 96), (48, 72), (48, 32), (112, 112), (33, 65), (31, 171), (224, 224)]
+)
 def test_the_whole_picture_is_scaled_to_the_size_asked_for(tmp_path: Path, height: int, width: int) -> None:
     quarters = np.zeros((2, 96, 128, 3), np.uint8)  # black but for a red upper right and a blue lower left
     quarters[:, :48, 64:, 0] = 250
@@ -106,7 +108,7 @@ def test_the_whole_picture_is_scaled_to_the_size_asked_for(tmp_path: Path, heigh
     assert frames[:, bottom, left, 2].min() > 180
 
 
-@pytest.mark.parametrize("width", [16, 24, 48, 72, 96, 144])
+@pytest.mark.parametrize("width", [8, 16, 24, 32, 48, 72, 96, 144])
 def test_no_width_breaks_the_decoder(tmp_path: Path, width: int) -> None:
     """Decord takes rows that its scaler padded to a multiple of the width for rows without padding."""
     path = write_clip(tmp_path / "a.mp4", pictures=2)
