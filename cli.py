@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -67,10 +66,18 @@ def main() -> None:
 
 @app.callback()
 def _set_up() -> None:
-    handler = RichHandler(console=_err, show_time=False, show_path=False, markup=False)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_LogHandler()], force=True)
     for noisy in ("httpx", "huggingface_hub", "transformers"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+class _LogHandler(logging.Handler):
+    """Log lines as errors look, above the bars and never wrapped: Rich's own handler breaks them at 80 columns."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line on standard error."""
+        level = f"[yellow]{record.levelname.lower()}:[/] " if record.levelno >= logging.WARNING else ""
+        _err.print(f"{level}{escape(self.format(record))}", highlight=False, soft_wrap=True)
 
 
 @app.command("make-demo")
@@ -97,11 +104,9 @@ def make_demo_command(
     if as_json:
         _print_json(asdict(summary))
         return
-    table = Table("split", "rows", title=f"Demo data set in {directory}")
-    for split, rows in summary.num_rows.items():
-        table.add_row(split, str(rows))
-    _out.print(table)
-    _out.print(f"{summary.num_clips} clips, {summary.footage_seconds:.0f} s of footage, {_bytes(summary.total_bytes)}")
+    rows = ", ".join(f"{split} {count}" for split, count in summary.num_rows.items())
+    size = f"{summary.num_clips} clips, {summary.footage_seconds:.0f} s of footage, {_bytes(summary.total_bytes)}"
+    _out.print(f"Demo data set in {escape(str(directory))}: {size}; rows: {rows}", highlight=False, soft_wrap=True)
     _next(f"mmsent preprocess {directory} --out SHARDS --text-encoder scratch")
 
 
@@ -300,7 +305,7 @@ def train_command(
             )
 
         def on_epoch(result: "EpochResult") -> None:
-            progress.console.print(_epoch_line(result), highlight=False)
+            progress.console.print(_epoch_line(result), highlight=False, soft_wrap=True)
 
         result = train(
             shards,
@@ -364,8 +369,11 @@ def _print_reports(reports: list["SplitReport"], out: Path) -> None:
     for item in reports:
         for what, details in _events(item).items():
             events.add_row(item.split, what, str(len(details)), escape(details[0]))
-    _out.print(events)
-    _out.print(f"All of them, by row: {escape(str(out / 'report.json'))}", highlight=False, soft_wrap=True)
+    if events.row_count:
+        _out.print(events)
+    where = escape(str(out / "report.json"))
+    what = "Row by row" if events.row_count else "Nothing odd was found. Row by row"
+    _out.print(f"{what}: {where}", highlight=False, soft_wrap=True)
 
 
 def _events(item: "SplitReport") -> dict[str, list[str]]:
@@ -419,10 +427,10 @@ def _print_evaluation(evaluation: "Evaluation") -> None:
 
 
 def _epoch_line(result: "EpochResult") -> str:
-    scores = "  ".join(f"{task} wF1 {value:.3f}" for task, value in result.dev_weighted_f1.items())
+    scores = " ".join(f"{task} {value:.3f}" for task, value in result.dev_weighted_f1.items())
     return (
-        f"epoch {result.epoch + 1:3d}  train {result.train_loss:.3f}  dev {result.dev_loss:.3f}  {scores}  "
-        f"{result.samples_per_second:.0f} samples/s  wait {result.wait_share:.1%}{'  best' if result.best else ''}"
+        f"epoch {result.epoch + 1}  train {result.train_loss:.3f}  dev {result.dev_loss:.3f}  wF1 {scores}  "
+        f"{result.samples_per_second:.0f}/s  wait {result.wait_share:.1%}{'  best' if result.best else ''}"
     )
 
 

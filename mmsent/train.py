@@ -76,7 +76,7 @@ def _last_checkpoint(run: Path, *, resume: bool) -> Checkpoint | None:
         what = "the folder is not empty and holds no run to go on from"
         raise TrainingError(describe(what, file=run, then="choose another --out"))
     if resume:
-        _LOG.warning("nothing to resume, starting from the beginning: %s has no %s", run, LAST)
+        _LOG.info("nothing to resume, starting from the beginning: %s has no %s", run, LAST)
     return None
 
 
