@@ -242,7 +242,7 @@ def train_command(
         float, typer.Option(help="Of pre-trained encoders that are trained.")
     ] = _TRAIN.encoder_learning_rate,
     precision: Annotated[
-        Precision, typer.Option(help="Of the forward pass; auto: bf16 where the device computes in it.")
+        Precision, typer.Option(help="Of the forward pass; auto: bf16 or else fp16 on a GPU, fp32 on a CPU.")
     ] = _TRAIN.precision,
     class_weights: Annotated[
         ClassWeights, typer.Option(help="Of the losses, from the training labels' frequencies.")

@@ -93,7 +93,7 @@ class TrainConfig(_Plain):
     class_weights: ClassWeights = "none"
     """Of the losses, from the training labels: `sqrt` or `inverse` of their frequency, mean 1 over the samples."""
     precision: Precision = "auto"
-    """Of the forward pass: `auto` takes bf16 where the device computes in it, else fp16 on a GPU and fp32 on a CPU."""
+    """Of the forward pass: `auto` takes bf16 on a GPU that computes in it, fp16 on another, and fp32 on a CPU."""
     seed: int = 0
     """Of the weights, the order of samples and dropout."""
     num_readers: int = 1

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mmsent.batch import normalise_frames
 from mmsent.config import SCRATCH
 from mmsent.errors import EncoderError
+from mmsent.precision import conv3d_autocast
 from shards.errors import describe
 from shards.schema import TextSpec
 
@@ -29,7 +30,9 @@ class VideoEncoder(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Encode `(B, C, T, H, W)` uint8 to `(B, D)`."""
-        features: Tensor = self.head(self.backbone(normalise_frames(frames)))
+        with conv3d_autocast(self.backbone, frames.device):
+            hidden = self.backbone(normalise_frames(frames))  # (B, 512)
+        features: Tensor = self.head(hidden)
         return features
 
 

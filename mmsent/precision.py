@@ -4,16 +4,15 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
+from torch import nn
 
 from mmsent.config import Precision
 from mmsent.errors import TrainingError
 from shards.errors import describe
 
-__all__ = ["ResolvedPrecision", "autocast", "choose_device", "resolve_precision"]
+__all__ = ["ResolvedPrecision", "autocast", "choose_device", "conv3d_autocast", "resolve_precision"]
 
 ResolvedPrecision = Literal["bf16", "fp16", "fp32"]
-
-_NATIVE_BF16 = ("amx_bf16", "avx512_bf16")
 
 
 def choose_device() -> torch.device:
@@ -24,7 +23,8 @@ def choose_device() -> torch.device:
 def resolve_precision(precision: Precision, device: torch.device) -> ResolvedPrecision:
     """Return what `auto` means on a device, or check that it can do what was asked.
 
-    A CPU without bf16 instructions emulates them: r3d_18's backward pass was seen 50 times slower than in fp32.
+    On a CPU `auto` is fp32: without bf16 instructions r3d_18's backward pass was seen 50 times slower in bf16, and with
+    them wrong, see Note [Conv3d in bf16 on a CPU].
 
     Raises:
         TrainingError: for fp16 on a CPU.
@@ -35,8 +35,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> ResolvedPre
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    capabilities = torch.cpu.get_capabilities()
-    return "bf16" if any(capabilities.get(name) for name in _NATIVE_BF16) else "fp32"
+    return "fp32"
 
 
 def autocast(precision: ResolvedPrecision, device: torch.device) -> AbstractContextManager[object]:
@@ -45,3 +44,17 @@ def autocast(precision: ResolvedPrecision, device: torch.device) -> AbstractCont
         return nullcontext()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
     return torch.autocast(device.type, dtype)
+
+
+def conv3d_autocast(backbone: nn.Module, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context for a 3-D convolutional network inside `autocast`: fp32 where it is trained on a CPU.
+
+    Note [Conv3d in bf16 on a CPU]: oneDNN's gradient of a 3x3x3 weight over an input of two frames reads memory that
+    nobody wrote. Seen with torch 2.12.1 on a CPU with AVX512_BF16, for every number of channels that was tried: the
+    gradient differs from run to run, its error is as large as itself, and now and then it is NaN. r3d_18 comes down to
+    two frames from 8 and from 16. The forward pass is right, so a frozen network keeps its autocast.
+    """
+    trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in backbone.parameters())
+    if device.type == "cpu" and trained:
+        return torch.autocast("cpu", enabled=False)
+    return nullcontext()

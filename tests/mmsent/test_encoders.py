@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mmsent.encoders import AudioEncoder, MaskedBatchNorm1d, load_r3d_18, load_text_model
+from mmsent.encoders import AudioEncoder, MaskedBatchNorm1d, VideoEncoder, load_r3d_18, load_text_model
 from mmsent.errors import EncoderError
+from mmsent.precision import ResolvedPrecision, autocast
 from tests.samples import make_spec
 
 
@@ -113,3 +114,31 @@ def test_a_text_encoder_with_fewer_tokens_than_the_shards_is_refused(tmp_path: P
     BertModel(config).save_pretrained(tmp_path)
     with pytest.raises(EncoderError, match="knows 9 tokens, the shards use 50"):
         load_text_model(str(tmp_path), config=None, spec=make_spec().text)
+
+
+def test_gradients_of_a_video_network_trained_in_bf16_are_those_of_fp32() -> None:
+    """With two frames left in layer 3, oneDNN's bf16 gradients are garbage on CPUs with AVX512_BF16."""
+    model = VideoEncoder(load_r3d_18("none"), feature_dim=8, dropout=0.0)
+    frames = torch.randint(0, 256, (4, 3, 8, 32, 32), dtype=torch.uint8)
+    weight = model.backbone.get_parameter("layer3.1.conv1.0.weight")
+    gradients = []
+    precisions: list[ResolvedPrecision] = ["fp32", "bf16"]
+    for precision in precisions:
+        model.zero_grad()
+        with autocast(precision, torch.device("cpu")):
+            features = model(frames)
+        features.float().square().sum().backward()
+        assert weight.grad is not None
+        gradients.append(weight.grad.flatten().clone())
+    assert torch.cosine_similarity(gradients[0], gradients[1], dim=0) > 0.99
+
+
+def test_a_frozen_video_network_runs_in_bf16_where_that_is_asked() -> None:
+    model = VideoEncoder(load_r3d_18("none").requires_grad_(False).eval(), feature_dim=8, dropout=0.0)
+    seen = []
+    model.backbone.get_submodule("stem.0").register_forward_hook(
+        lambda _module, _inputs, output: seen.append(output.dtype)
+    )
+    with autocast("bf16", torch.device("cpu")):
+        model(torch.zeros((1, 3, 8, 32, 32), dtype=torch.uint8))
+    assert seen == [torch.bfloat16]

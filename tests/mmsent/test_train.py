@@ -97,11 +97,9 @@ def test_fp16_on_a_cpu_is_refused_with_the_remedy() -> None:
         resolve_precision("fp16", torch.device("cpu"))
 
 
-@pytest.mark.parametrize("precision", ["auto", "bf16", "fp32"])
-def test_auto_is_resolved_and_what_is_asked_is_kept(precision: Precision) -> None:
-    resolved = resolve_precision(precision, torch.device("cpu"))
-    assert resolved == precision or precision == "auto"
-    assert resolved in ("bf16", "fp32")
+@pytest.mark.parametrize(("precision", "expected"), [("auto", "fp32"), ("bf16", "bf16"), ("fp32", "fp32")])
+def test_auto_on_a_cpu_is_fp32_and_what_is_asked_is_kept(precision: Precision, expected: str) -> None:
+    assert resolve_precision(precision, torch.device("cpu")) == expected
 
 
 def test_a_run_stops_when_the_validation_loss_no_longer_falls(shards: Path, tmp_path: Path) -> None:
