@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := data/demo
 # Small encoders from random weights, so a rate for training from scratch and few epochs.
-DEMO_TRAIN := --text-encoder scratch --video-weights none --epochs 12 --batch-size 16 --learning-rate 1e-3
+DEMO_TRAIN := --text-encoder scratch --video-weights none --epochs 8 --batch-size 16 --learning-rate 1e-3
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-modalities test check lint types clean
