@@ -97,7 +97,7 @@ def make_demo_command(
     """
     from preprocess.demo import make_demo
 
-    config = _checked(lambda: DemoConfig(num_utterances=utterances, seed=seed, num_workers=workers or _num_cores()))
+    config = _checked(lambda: DemoConfig(num_utterances=utterances, seed=seed, num_workers=_workers(workers)))
     with _progress() as progress:
         task = progress.add_task("clips", total=None)
         summary = make_demo(directory, config, on_progress=partial(_move, progress, task))
@@ -165,10 +165,12 @@ def preprocess_command(
             max_failed_fraction=max_failed_fraction,
         )
     )
-    num_workers = _checked(lambda: _at_least_one("workers", workers or _num_cores()))
+    num_workers = _checked(lambda: _workers(workers))
     dataset = read_meld(meld)
     for split in dataset.missing_splits:
         _LOG.warning("there is no %s_sent_emo.csv: the split is left out", split)
+    for path in dataset.other_csvs:
+        _LOG.warning("not read, because there is one higher up: %s", path)
     tokenizer = build_tokenizer(dataset, config)
     with _progress() as progress:
         tasks: dict[str, TaskID] = {}
@@ -206,8 +208,9 @@ def verify_command(
     if (shards / INDEX_NAME).is_file():
         directories = [shards]
     else:
-        unfinished = sorted({path.parent for path in shards.glob("*/*.tar")})
-        directories = unfinished or list(split_directories(shards).values())
+        # A split with tars and no index is unfinished, one with an index and no tars was copied in part.
+        found = {path.parent for pattern in ("*/*.tar", f"*/{INDEX_NAME}") for path in shards.glob(pattern)}
+        directories = sorted(found) or list(split_directories(shards).values())
     checks = []
     with _progress() as progress:
         for directory in directories:
@@ -281,6 +284,8 @@ def train_command(
             train_encoders=tuple(name for name in MODALITIES if name in trained),
         )
     )
+    if encoder_learning_rate != _TRAIN.encoder_learning_rate and not trained:
+        raise typer.BadParameter("--encoder-learning-rate is for --train-encoders, which names none")
     train_config = _checked(
         lambda: TrainConfig(
             batch_size=batch_size,
@@ -380,7 +385,8 @@ def _events(item: "SplitReport") -> dict[str, list[str]]:
     """Group everything odd about a split by what it is."""
     events: dict[str, list[str]] = {}
     for absent in item.absent:
-        events.setdefault(f"no {absent.modality}", []).append(f"{absent.key}: {absent.reason}")
+        why = absent.reason.partition(":")[0]
+        events.setdefault(f"no {absent.modality}: {why}", []).append(f"{absent.key}: {absent.reason}")
     for note in item.notes:
         events.setdefault(note.kind.replace("_", " "), []).append(f"{note.key}: {note.detail}")
     for what, files in (("clip without a row", item.orphan_clips), ("file that is no clip", item.ignored_files)):
@@ -398,6 +404,9 @@ def _print_checks(checks: list["SplitCheck"]) -> None:
     for check in checks:
         for problem in check.problems:
             _out.print(f"[red]{escape(problem.file)}[/]: {escape(problem.what)}", highlight=False, soft_wrap=True)
+    if any(check.problems for check in checks):
+        then = "copy these files again; or delete them and run `mmsent preprocess` again, which makes what is missing"
+        _out.print(f"Next: {then}", highlight=False, soft_wrap=True)
 
 
 def _print_evaluation(evaluation: "Evaluation") -> None:
@@ -436,7 +445,7 @@ def _epoch_line(result: "EpochResult") -> str:
 
 @contextmanager
 def _progress(info: str = "{task.speed:.1f}/s") -> Iterator[Progress]:
-    """Show progress on standard error if that is a terminal; elsewhere only what is printed above the bars is left."""
+    """Show progress on standard error; where that is no terminal, the bars appear once, in their last state."""
     rate = TextColumn(info) if "speed" not in info else _RateColumn("")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
     with Progress(*columns, console=_err, disable=False, transient=False, speed_estimate_period=60) as progress:
@@ -476,10 +485,13 @@ def _checked(make: Callable[[], T]) -> T:
         raise typer.BadParameter(str(exc)) from exc
 
 
-def _at_least_one(name: str, value: int) -> int:
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return value
+def _workers(asked: int | None) -> int:
+    """Return how many processes to start: as asked, or as many as cores."""
+    if asked is None:
+        return _num_cores()
+    if asked < 1:
+        raise ValueError(f"workers must be at least 1, got {asked}")
+    return asked
 
 
 def _names(option: str, text: str) -> list[Modality]:

@@ -36,7 +36,7 @@ def clips_per_second(dataset: Dataset, *, num_workers: int, repeat: int) -> tupl
     megabytes = 0.0
     for _ in extract_all(dataset.root, repeated, config=config, spec=spec, num_workers=num_workers):
         marks.append(time.perf_counter())
-        if len(marks) % 20 == 0:
+        if len(marks) % 20 == 0 or len(marks) == len(rows) * repeat:  # after the last result the workers still live
             megabytes = max(megabytes, peak_of_descendants())
     return (len(marks) - 1) / (marks[-1] - marks[0]), megabytes
 

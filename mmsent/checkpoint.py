@@ -140,13 +140,7 @@ def check_fit(checkpoint: Checkpoint, split: Split, *, path: Path) -> None:
     Raises:
         SpecMismatchError: naming every field that differs, or the labels.
     """
-    differences = [str(item) for item in checkpoint.spec.differences(split.spec, provenance=False)]
-    for ours, theirs in zip(checkpoint.label_sets, split.label_sets, strict=False):
-        if ours != theirs:
-            differences.append(f"labels of {ours.task}: {ours.names} against {theirs.names}")
-    if len(checkpoint.label_sets) != len(split.label_sets):
-        differences.append(f"tasks: {len(checkpoint.label_sets)} against {len(split.label_sets)}")
-    if differences:
+    if differences := split.differences(checkpoint.spec, checkpoint.label_sets):
         what = f"the checkpoint does not fit the shards in {split.directory} (checkpoint against shards): "
         then = "give the shards it was trained on, or make shards with the same options"
         raise SpecMismatchError(describe(what + "; ".join(differences), file=path, then=then))

@@ -1,14 +1,12 @@
 """What the model is and how it is trained."""
 
 from dataclasses import asdict, dataclass, fields
+from math import isfinite
 from typing import Any, Literal, Self, get_args
 
-from shards.schema import MODALITIES, Modality
+from shards.schema import DEFAULT_TEXT_ENCODER, MODALITIES, SCRATCH, Modality
 
-__all__ = ["SCRATCH", "ClassWeights", "ModelConfig", "Precision", "TrainConfig"]
-
-SCRATCH = "scratch"
-"""Name of the small text encoder that is trained from random weights."""
+__all__ = ["ClassWeights", "ModelConfig", "Precision", "TrainConfig"]
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 ClassWeights = Literal["none", "sqrt", "inverse"]
@@ -43,7 +41,7 @@ class ModelConfig(_Plain):
 
     modalities: tuple[Modality, ...] = MODALITIES
     """What the model looks at; the others are not even computed."""
-    text_encoder: str = "bert-base-uncased"
+    text_encoder: str = DEFAULT_TEXT_ENCODER
     """A Hugging Face name, a local folder, or `scratch`: a small BERT from random weights for the shards' tokenizer."""
     video_weights: str = "kinetics"
     """Of r3d_18: `kinetics`, `none` for random ones, or the path of a state dict (.pth, .safetensors)."""
@@ -63,6 +61,11 @@ class ModelConfig(_Plain):
             raise ValueError(f"modalities must be some of {MODALITIES}, in this order, got {self.modalities}")
         if unknown := set(self.train_encoders) - {"video", "text"}:
             raise ValueError(f"train_encoders names pre-trained encoders, video or text, got {sorted(unknown)}")
+        if unused := set(self.train_encoders) - set(self.modalities):
+            raise ValueError(f"train_encoders names {sorted(unused)}, which the model does not look at")
+        random = {"video": self.video_weights == "none", "text": self.text_encoder == SCRATCH}
+        if always := [name for name in self.train_encoders if random[name]]:
+            raise ValueError(f"{always} start from random weights and are trained anyway: leave them out")
         for name in ("encoder_dropout", "fusion_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
@@ -85,7 +88,7 @@ class TrainConfig(_Plain):
     plateau_factor: float = 0.1
     """Learning rates are multiplied by it when the validation loss stops falling."""
     plateau_patience: int = 2
-    """Epochs without a lower validation loss before that."""
+    """Epochs in a row that may pass before that without a validation loss lower by a ten-thousandth of itself."""
     early_stopping_patience: int = 5
     """Epochs without a lower validation loss before the run ends."""
     max_grad_norm: float = 1.0
@@ -106,13 +109,13 @@ class TrainConfig(_Plain):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("learning_rate", "encoder_learning_rate", "max_grad_norm"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+            if not (getattr(self, name) > 0 and isfinite(getattr(self, name))):
+                raise ValueError(f"{name} must be a number above 0, got {getattr(self, name)}")
         if self.plateau_patience < 0 or not 0 < self.plateau_factor < 1:
             raise ValueError(
                 f"need patience >= 0 and 0 < factor < 1, got {self.plateau_patience}, {self.plateau_factor}"
             )
         if self.class_weights not in get_args(ClassWeights) or self.precision not in get_args(Precision):
             raise ValueError(f"unknown class_weights {self.class_weights!r} or precision {self.precision!r}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmsent.batch import normalise_frames
-from mmsent.config import SCRATCH
 from mmsent.errors import EncoderError
 from mmsent.precision import conv3d_autocast
 from shards.errors import describe
-from shards.schema import TextSpec
+from shards.schema import SCRATCH, TextSpec
 
 __all__ = ["AudioEncoder", "TextEncoder", "VideoEncoder", "load_r3d_18", "load_text_model", "scratch_text_config"]
 
@@ -29,7 +28,16 @@ class VideoEncoder(nn.Module):
         self.head = nn.Sequential(nn.Linear(512, feature_dim), nn.ReLU(), nn.Dropout(dropout))
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Encode `(B, C, T, H, W)` uint8 to `(B, D)`."""
+        """Encode `(B, C, T, H, W)` uint8 to `(B, D)`.
+
+        Raises:
+            EncoderError: if a batch in training leaves batch normalisation a single value per channel.
+        """
+        num_clips, _, num_frames, height, width = frames.shape
+        if self.backbone.training and num_clips == 1 and num_frames <= 8 and max(height, width) <= 16:
+            what = f"a batch has one clip, of which r3d_18 leaves one value: {num_frames} frames of {height}x{width}"
+            then = "make shards with more `--frames` or a larger `--size`, or take another `--batch-size`"
+            raise EncoderError(describe(what, then=then))
         with conv3d_autocast(self.backbone, frames.device):
             hidden = self.backbone(normalise_frames(frames))  # (B, 512)
         features: Tensor = self.head(hidden)

@@ -4,17 +4,18 @@ Shape letters: B batch, D feature width, K classes.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmsent.batch import Batch
-from mmsent.config import SCRATCH, ModelConfig
+from mmsent.config import ModelConfig
 from mmsent.encoders import AudioEncoder, TextEncoder, VideoEncoder, load_r3d_18, load_text_model
 from mmsent.errors import EncoderError
 from shards.errors import describe
-from shards.schema import FeatureSpec, LabelSet, Modality
+from shards.schema import SCRATCH, FeatureSpec, LabelSet, Modality
 
 __all__ = ["MultimodalModel"]
 
@@ -131,7 +132,7 @@ class MultimodalModel(nn.Module):
             backbone = load_r3d_18(config.video_weights if pretrained else "none")
             self._sort(name, backbone, from_scratch=config.video_weights == "none")
             return VideoEncoder(backbone, feature_dim=config.feature_dim, dropout=config.encoder_dropout)
-        if config.text_encoder != spec.text.tokenizer:
+        if pretrained and _tokenizer_name(config.text_encoder) != spec.text.tokenizer:
             what = (
                 f"the shards were tokenized for text encoder {spec.text.tokenizer!r}, "
                 f"the model asks for {config.text_encoder!r}"
@@ -150,3 +151,9 @@ class MultimodalModel(nn.Module):
         if from_scratch:
             return
         (self._finetuned if name in self.config.train_encoders else self._frozen).append(backbone)
+
+
+def _tokenizer_name(text_encoder: str) -> str:
+    """Return what a spec calls the tokenizer of an encoder: of a local folder its name alone."""
+    folder = Path(text_encoder)
+    return folder.resolve().name if folder.is_dir() else text_encoder

@@ -12,7 +12,7 @@ from mmsent.errors import CheckpointError
 from mmsent.evaluate import Predictions, predict, score
 from mmsent.metrics import TaskScore
 from mmsent.plots import plot_confusion, plot_curves
-from mmsent.precision import choose_device, resolve_precision
+from mmsent.precision import ResolvedPrecision, choose_device, resolve_precision
 from mmsent.trainer import BEST, EpochResult
 from shards.errors import ShardError, describe
 from shards.index import publish, split_directories
@@ -30,6 +30,8 @@ class Evaluation:
     num_samples: int
     epoch: int
     """Whose weights were used, from 0: the best on the validation split, never simply the last."""
+    precision: ResolvedPrecision
+    """Of the forward pass: the run's own, but fp32 on a CPU for a run in fp16."""
     loss: float
     scores: dict[str, TaskScore]
     directory: Path
@@ -41,6 +43,7 @@ class Evaluation:
             "num_samples": self.num_samples,
             "checkpoint": BEST,
             "epoch": self.epoch,
+            "precision": self.precision,
             "loss": self.loss,
             "tasks": {
                 task: {**asdict(item), "never_predicted": list(item.never_predicted)}
@@ -71,7 +74,8 @@ def evaluate_run(shards: Path, run: Path, *, split: str) -> Evaluation:
     samples = Split(directories[split])
     check_fit(checkpoint, samples, path=run / BEST)
     device = choose_device()
-    precision = resolve_precision(checkpoint.train_config.precision, device)
+    trained_in = checkpoint.train_config.precision
+    precision = resolve_precision("auto" if trained_in == "fp16" and device.type == "cpu" else trained_in, device)
     loader = ShardLoader(samples, batch_size=checkpoint.train_config.batch_size, shuffle=False)
     predictions = predict(restore_model(checkpoint).to(device), loader, device=device, precision=precision)
     epochs = [EpochResult(**item) for item in checkpoint.state["history"]]
@@ -79,13 +83,18 @@ def evaluate_run(shards: Path, run: Path, *, split: str) -> Evaluation:
         split=split,
         num_samples=len(samples),
         epoch=epochs[-1].epoch,
+        precision=precision,
         loss=predictions.loss,
         scores=score(predictions, loader, train_counts=checkpoint.train_counts),
         directory=run / f"evaluation-{split}",
     )
     history = run / "history.json"
     if history.is_file():  # it goes on after the best epoch; a run killed during its first save has none yet
-        epochs = [EpochResult(**item) for item in json.loads(history.read_bytes())]
+        try:
+            epochs = [EpochResult(**item) for item in json.loads(history.read_bytes())]
+        except (ValueError, TypeError) as exc:
+            then = "delete it: the curves are then drawn up to the best epoch"
+            raise CheckpointError(describe(f"the history cannot be read: {exc}", file=history, then=then)) from exc
     _write(evaluation, predictions, samples, epochs)
     return evaluation
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from mmsent.checkpoint import Checkpoint, check_fit, load_checkpoint
 from mmsent.config import ModelConfig, TrainConfig
 from mmsent.errors import TrainingError
-from mmsent.trainer import LAST, EpochResult, StepInfo, Trainer, TrainResult
-from shards.errors import describe
+from mmsent.trainer import BEST, LAST, EpochResult, StepInfo, Trainer, TrainResult
+from shards.errors import SpecMismatchError, describe
 from shards.index import publish, split_directories
 from shards.reader import Split
 
@@ -53,6 +53,9 @@ def train(
         what = f"training needs the splits train and dev; missing: {', '.join(missing)}"
         raise TrainingError(describe(what, file=shards, then="add their CSVs and run `mmsent preprocess` again"))
     train_split, dev_split = Split(splits["train"]), Split(splits["dev"])
+    if differences := dev_split.differences(train_split.spec, train_split.label_sets):
+        what = f"the splits were not made alike (train against dev): {'; '.join(differences)}"
+        raise SpecMismatchError(describe(what, file=shards, then="make both with the same `mmsent preprocess`"))
     last = _last_checkpoint(run, resume=resume)
     if last is None:
         trainer = Trainer.new(train_split, dev_split, run, model_config=model_config, train_config=train_config)
@@ -72,6 +75,13 @@ def _last_checkpoint(run: Path, *, resume: bool) -> Checkpoint | None:
         then = "go on with `--resume`, or choose another --out"
         raise TrainingError(describe("the folder holds a run already", file=run, then=then))
     # A run that was killed before its first checkpoint has left run.json and has nothing to lose.
+    if run.exists() and not run.is_dir():
+        raise TrainingError(describe("--out is a file", file=run, then="choose another --out"))
+    if (run / BEST).is_file():
+        what = "the folder holds a run whose last checkpoint is gone"
+        raise TrainingError(
+            describe(what, file=run, then="choose another --out; `mmsent evaluate` still reads this one")
+        )
     if run.exists() and not (run / "run.json").is_file() and any(run.iterdir()):
         what = "the folder is not empty and holds no run to go on from"
         raise TrainingError(describe(what, file=run, then="choose another --out"))

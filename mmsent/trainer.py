@@ -90,6 +90,7 @@ class Trainer:
         self.config = train_config
         self._run = run
         self._counts = train_split.label_counts()
+        self._data = {"train": train_split.content_sha256, "dev": dev_split.content_sha256}
         allocate = allocate_pinned if self.device.type == "cuda" else np.empty
         self._loader = ShardLoader(
             train_split,
@@ -135,6 +136,7 @@ class Trainer:
         """Go on exactly where a checkpoint was made."""
         trainer = cls(restore_model(last), train_split, dev_split, run, train_config)
         trainer._load_state(last)
+        trainer._publish_history()  # a kill may have come between the checkpoint and it
         return trainer
 
     def run(self, *, on_step: Callable[[StepInfo], None], on_epoch: Callable[[EpochResult], None]) -> TrainResult:
@@ -189,7 +191,9 @@ class Trainer:
         ).sum()
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._scaler.unscale_(self._optimizer)
-        clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], self.config.max_grad_norm)
+        norm = clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], self.config.max_grad_norm)
+        if not self._scaler.is_enabled():  # a scaler skips such a step itself and lowers its scale
+            self._check_finite(float(norm), of="the gradients' norm")
         self._scaler.step(self._optimizer)
         self._scaler.update()
         return float(loss.detach())
@@ -217,8 +221,11 @@ class Trainer:
         if result.best:
             self._save(BEST)
         self._save(LAST)
-        publish(self._run / "history.json", _json([asdict(item) for item in self._history]))
+        self._publish_history()
         return result
+
+    def _publish_history(self) -> None:
+        publish(self._run / "history.json", _json([asdict(item) for item in self._history]))
 
     def _stopped_early(self) -> bool:
         since_best = 0
@@ -226,10 +233,10 @@ class Trainer:
             since_best = 0 if result.best else since_best + 1
         return since_best >= self.config.early_stopping_patience
 
-    def _check_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            what = f"the loss is {loss} in epoch {len(self._history)}: training has diverged"
-            then = "go on from the last checkpoint or start again with a lower `--learning-rate`, or `--precision fp32`"
+    def _check_finite(self, value: float, *, of: str = "the loss") -> None:
+        if not math.isfinite(value):
+            what = f"{of} is {value} in epoch {len(self._history) + 1}: training has diverged"
+            then = "start a new run in another --out with a lower `--learning-rate`, or `--precision fp32`"
             raise TrainingError(describe(what, file=self._run, then=then))
 
     def _save(self, name: str) -> None:
@@ -250,6 +257,7 @@ class Trainer:
                 "scheduler": self._scheduler.state_dict(),
                 "scaler": self._scaler.state_dict(),
                 "precision": self.precision,
+                "data": self._data,
             }
         checkpoint = Checkpoint(
             model_config=self.model.config,
@@ -268,6 +276,10 @@ class Trainer:
         if state["precision"] != self.precision:
             what = f"the run computed in {state['precision']}, here `auto` means {self.precision}"
             then = f"go on with `--precision {state['precision']}` on a like machine, or start a new run"
+            raise TrainingError(describe(what, file=self._run, then=then))
+        if changed := [name for name, digest in self._data.items() if state["data"][name] != digest]:
+            what = f"the samples of {' and '.join(changed)} are not those that the run was started with"
+            then = "give the shards it was started with, or start a new run in another --out"
             raise TrainingError(describe(what, file=self._run, then=then))
         slots: dict[int, dict[str, Tensor]] = {}
         for name, tensor in last.part("optimizer").items():

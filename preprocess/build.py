@@ -15,13 +15,14 @@ from preprocess.extract import Extract
 from preprocess.meld import Dataset, DatasetSplit, Utterance
 from preprocess.plan import PlannedShard, SourceDigests, inputs_sha256, plan_shards
 from preprocess.pool import extract_all
-from preprocess.text import SCRATCH, TextTokenizer, learn_tokenizer, load_tokenizer
+from preprocess.text import TextTokenizer, learn_tokenizer, load_tokenizer
 from shards.errors import ShardError, SpecMismatchError, describe
 from shards.index import INDEX_NAME, Index, ShardInfo, publish, read_index, read_sidecar, sidecar_name, write_index
 from shards.schema import (
     MELD_LABELS,
     MODALITIES,
     PRESENT,
+    SCRATCH,
     FeatureSpec,
     Note,
     Presence,
@@ -136,10 +137,13 @@ class _SplitWork:
         total = sum(len(shard.utterances) for shard in self.to_make)
         done = 0
         for shard in self.to_make:
+            killed: list[str] = []
 
-            def samples(shard: PlannedShard = shard, done: int = done) -> Iterator[Sample]:
+            def samples(shard: PlannedShard = shard, done: int = done, killed: list[str] = killed) -> Iterator[Sample]:
                 for number, row in enumerate(shard.utterances, start=done + 1):
                     extracted = next(extracts)
+                    if extracted.killed:
+                        killed.append(row.key)
                     if not extracted.video.present:
                         _LOG.warning("no picture, row kept: %s, %s", row.key, extracted.video.reason)
                     elif not extracted.audio.present:
@@ -152,7 +156,10 @@ class _SplitWork:
                 samples(),
                 spec=self._spec,
                 label_sets=MELD_LABELS,
-                inputs_sha256=lambda shard=shard: self._inputs_sha256(shard.utterances),  # type: ignore[misc]
+                # A clip killed for time or memory may do better next time, so such a shard fits no inputs.
+                inputs_sha256=lambda shard=shard, killed=killed: (  # type: ignore[misc]
+                    "" if killed else self._inputs_sha256(shard.utterances)
+                ),
             )
             self._digests.save()
             done += len(shard.utterances)
@@ -241,6 +248,8 @@ def _claim(out: Path, spec: FeatureSpec) -> None:
         if differences:
             what = "the folder holds shards of another spec (there against asked): " + "; ".join(map(str, differences))
             then = f"choose another --out, ask for the same, or delete {out}"
+            if spec.text.tokenizer == there.text.tokenizer == SCRATCH and len(differences) <= 2:
+                then += " (the tokenizer is learned from the training texts: when they change, it does)"
             raise SpecMismatchError(describe(what, file=path, then=then))
         return
     # Hidden files do not count: a run killed while it wrote spec.json leaves one.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from shards.schema import AudioSpec, VideoSpec
+from shards.schema import DEFAULT_TEXT_ENCODER, AudioSpec, VideoSpec
 
 __all__ = ["DemoConfig", "PreprocessConfig", "TestClips"]
 
@@ -53,7 +53,7 @@ class PreprocessConfig:
     """Rows of the log-mel."""
     log_epsilon: float = 1e-6
     """Added to the power before the logarithm, so that digital silence is finite."""
-    text_encoder: str = "bert-base-uncased"
+    text_encoder: str = DEFAULT_TEXT_ENCODER
     """Whose tokenizer: a Hugging Face name, a local folder, or `scratch` for one learned from the training texts."""
     max_tokens: int = 128
     """Tokens kept of a transcript, special tokens included. MELD's longest has 95 (bert-base-uncased)."""

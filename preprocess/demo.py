@@ -111,9 +111,18 @@ def make_demo(directory: Path, config: DemoConfig, *, on_progress: Callable[[int
         on_progress: called in this process after each clip with the clips done and the clips in all.
 
     Raises:
-        DatasetError: if `directory` is something else than an empty folder.
+        DatasetError: if `directory` is something else than an empty folder, or cannot be written.
     """
-    directory = directory.resolve()
+    try:
+        return _make_demo(directory.resolve(), config, on_progress=on_progress)
+    except OSError as exc:
+        then = "make room or choose another folder"
+        raise DatasetError(
+            describe(f"the demo data set cannot be written: {exc.strerror or exc}", file=directory, then=then)
+        ) from exc
+
+
+def _make_demo(directory: Path, config: DemoConfig, *, on_progress: Callable[[int, int], None]) -> DemoSummary:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise DatasetError(
             describe(

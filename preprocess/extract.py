@@ -55,6 +55,8 @@ class Extract:
     audio: Presence
     duration_seconds: float
     notes: tuple[Note, ...]
+    killed: bool = False
+    """Whether the decoder was killed for want of time or memory, which another run may have more of."""
 
 
 def start_worker() -> None:
@@ -88,7 +90,7 @@ def extract(root: Path, utterance: Utterance, *, video: VideoSpec, audio: AudioS
     )
 
 
-def absent_extract(path: str, reason: str) -> Extract:
+def absent_extract(path: str, reason: str, *, killed: bool = False) -> Extract:
     """Return what a clip gives that cannot be used at all."""
     return Extract(
         path=path,
@@ -100,6 +102,7 @@ def absent_extract(path: str, reason: str) -> Extract:
         audio=Presence(present=False, reason=reason),
         duration_seconds=0.0,
         notes=(),
+        killed=killed,
     )
 
 
@@ -114,12 +117,13 @@ def choose_clip(root: Path, utterance: Utterance, *, test_clips: TestClips) -> t
         only = utterance.clip or utterance.twin
         used = (Note(kind="corrected_twin_used", detail=f"{only}: there is no plain clip"),) if utterance.twin else ()
         return only, used
-    plain, twin = (_length(root / path) for path in (utterance.clip, utterance.twin))
     if test_clips == "auto":
+        plain, twin = (_length(root / path) for path in (utterance.clip, utterance.twin))
         take_twin = abs(twin.seconds - utterance.annotated_seconds) < abs(plain.seconds - utterance.annotated_seconds)
+        detail = f"{twin.words}, {plain.words}, the annotation lasts {utterance.annotated_seconds:.2f} s"
     else:
         take_twin = test_clips == "corrected"
-    detail = f"{twin.words}, {plain.words}, the annotation lasts {utterance.annotated_seconds:.2f} s"
+        detail = f"{test_clips} clips were asked for; the other file was not looked at"
     kind: NoteKind = "corrected_twin_used" if take_twin else "corrected_twin_not_used"
     return (utterance.twin if take_twin else utterance.clip), (Note(kind=kind, detail=detail),)
 

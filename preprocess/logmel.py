@@ -14,8 +14,8 @@ __all__ = ["LogMel", "transform_version"]
 
 
 def transform_version() -> str:
-    """Return the version of the library that computes the spectrogram."""
-    return version("torchaudio")
+    """Return the versions of the libraries that compute the spectrogram."""
+    return f"torchaudio {version('torchaudio').partition('+')[0]}, torch {version('torch').partition('+')[0]}"
 
 
 class LogMel:

@@ -84,6 +84,14 @@ def read_meld(root: Path) -> Dataset:
     """
     if not root.is_dir():
         raise DatasetError(describe("there is no such folder", file=root, then="give the folder that holds MELD"))
+    try:
+        return _read_meld(root)
+    except OSError as exc:
+        then = "check its permissions and the disk"
+        raise DatasetError(describe(f"cannot be read: {exc.strerror}", file=exc.filename or root, then=then)) from exc
+
+
+def _read_meld(root: Path) -> Dataset:
     folders = list(_walk(root))
     csvs, others = _find_csvs(root, folders)
     clip_folders = _find_clip_folders(root, folders)

@@ -78,12 +78,18 @@ class SourceDigests:
             self._known = {}
 
     def __call__(self, path: str) -> str:
-        """Return the SHA-256 of a clip, reading it only if its size or time of change is new."""
-        stat = (self._root / path).stat()
-        known = self._known.get(path)
-        if known is not None and known[:2] == (stat.st_size, stat.st_mtime_ns):
-            return known[2]
-        digest = sha256_file(self._root / path)
+        """Return the SHA-256 of a clip, reading it only if its size or time of change is new.
+
+        Empty for a clip that cannot be read: its row says why, and its shard is made again once it can.
+        """
+        try:
+            stat = (self._root / path).stat()
+            known = self._known.get(path)
+            if known is not None and known[:2] == (stat.st_size, stat.st_mtime_ns):
+                return known[2]
+            digest = sha256_file(self._root / path)
+        except OSError:
+            return ""
         self._known[path] = (stat.st_size, stat.st_mtime_ns, digest)
         self._changed = True
         return digest

@@ -61,7 +61,7 @@ def _schedule(pool: ProcessPool, root: Path, row: Utterance, *, config: Preproce
     paths = [root / path for path in (row.clip, row.twin) if path]
     if not paths:
         return _Task(row=row, timeout_seconds=0, future=None)
-    megabytes = sum(path.stat().st_size for path in paths) / 1e6
+    megabytes = sum(_size(path) for path in paths) / 1e6
     timeout_seconds = config.clip_timeout_seconds + 10 * megabytes  # 5 minutes of footage decode in about 10 s
     future = pool.schedule(
         extract,
@@ -72,6 +72,14 @@ def _schedule(pool: ProcessPool, root: Path, row: Utterance, *, config: Preproce
     return _Task(row=row, timeout_seconds=timeout_seconds, future=future)
 
 
+def _size(path: Path) -> int:
+    """Return the bytes of a clip; 0 where not even that can be read, which the worker will say."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
 def _outcome(task: _Task) -> Extract:
     if task.future is None:
         return absent_extract("", f"the clip is missing: there is no {task.row.clip_name}")
@@ -79,9 +87,11 @@ def _outcome(task: _Task) -> Extract:
     try:
         extracted: Extract = task.future.result()
     except ClipTimeoutError:
-        return absent_extract(path, f"the decoder hung: killed after {task.timeout_seconds:.0f} s")
+        return absent_extract(path, f"the decoder hung: killed after {task.timeout_seconds:.0f} s", killed=True)
     except ProcessExpired as exc:
-        return absent_extract(path, f"the decoder crashed: {_death(exc.exitcode)}")
+        # SIGKILL is not the decoder's own end: the system takes it from a process that fills the memory.
+        killed = exc.exitcode == -signal.SIGKILL
+        return absent_extract(path, f"the decoder crashed: {_death(exc.exitcode)}", killed=killed)
     return extracted
 
 

@@ -14,12 +14,9 @@ from numpy.typing import NDArray
 from preprocess.errors import TokenizerError
 from shards.errors import describe
 from shards.index import publish
-from shards.schema import TextSpec
+from shards.schema import SCRATCH, TextSpec
 
-__all__ = ["SCRATCH", "TextTokenizer", "learn_tokenizer", "load_tokenizer"]
-
-SCRATCH = "scratch"
-"""Name of the tokenizer that is learned from the training texts."""
+__all__ = ["TextTokenizer", "learn_tokenizer", "load_tokenizer"]
 
 
 class TextTokenizer:
@@ -97,6 +94,7 @@ def load_tokenizer(name: str) -> TextTokenizer:
                 f"save it there with transformers: AutoTokenizer.from_pretrained(...).save_pretrained({str(folder)!r})"
             )
             raise TokenizerError(describe("the folder has no tokenizer.json", file=folder, then=then))
+        name = folder.resolve().name  # the path is this machine's affair
     else:
         path, config = _download(name, "tokenizer.json"), _download(name, "tokenizer_config.json")
     pad_token = _pad_token(config)

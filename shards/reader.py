@@ -3,9 +3,11 @@
 Shape letters: T frames, H height, W width, M mel bins, S hops, L tokens.
 """
 
+import hashlib
 import mmap
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from shards.index import Index, ShardInfo, read_index, read_sidecar
 from shards.schema import MODALITIES, FeatureSpec, LabelSet, Sample, SampleMeta
 
 __all__ = ["Split", "map_file", "read_split"]
+
+_MAX_MAPPED = 128
+"""Shards open at a time: far below the 256 to 1,024 files that systems allow a process."""
 
 
 class Split:
@@ -46,7 +51,8 @@ class Split:
             raise ShardError(describe("the split has no samples", file=directory, then="check the annotations"))
         self.rows: NDArray[Any] = np.concatenate(sidecars)
         self._starts = np.cumsum([0, *map(len, sidecars)])
-        self._maps: dict[int, NDArray[np.uint8]] = {}
+        # Bounded, because each map holds a file descriptor; a view of a map that was dropped keeps it alive.
+        self._mapped = lru_cache(_MAX_MAPPED)(self._map)
         self._array_bytes = {
             name: int(np.prod(shape)) * ARRAY_MEMBERS[name].itemsize for name, shape in array_shapes(self.spec).items()
         }
@@ -75,6 +81,21 @@ class Split:
         """Return `(num_samples, 3)`, True where a modality is there, in the order of `MODALITIES`."""
         bits = np.arange(len(MODALITIES), dtype=np.uint8)
         return (self.rows["present"][:, None] >> bits & 1).astype(np.bool_)
+
+    @property
+    def content_sha256(self) -> str:
+        """Digest of every byte of the samples, in order."""
+        return hashlib.sha256("".join(shard.sha256 for shard in self.index.shards).encode()).hexdigest()
+
+    def differences(self, spec: FeatureSpec, label_sets: Sequence[LabelSet]) -> list[str]:
+        """List in what samples of `spec` and `label_sets` are not like those of this split: theirs against ours."""
+        found = [str(item) for item in spec.differences(self.spec, provenance=False)]
+        for theirs, ours in zip(label_sets, self.label_sets, strict=False):
+            if theirs != ours:
+                found.append(f"labels of {theirs.task}: {theirs.names} against {ours.names}")
+        if len(label_sets) != len(self.label_sets):
+            found.append(f"tasks: {len(label_sets)} against {len(self.label_sets)}")
+        return found
 
     def array_payload(self, name: str, sample: int) -> NDArray[np.uint8]:
         """Return the bytes of one array of one sample, `(bytes,)`, a view of the mapped shard: nothing is copied."""
@@ -120,14 +141,13 @@ class Split:
         return int(np.searchsorted(self._starts, sample, side="right")) - 1
 
     def _shard_bytes(self, sample: int) -> NDArray[np.uint8]:
-        number = self._shard_number(sample)
-        data = self._maps.get(number)
-        if data is None:
-            shard = self.index.shards[number]
-            path = self.directory / shard.name
-            _check_size(path, shard)
-            data = self._maps[number] = map_file(path)  # two threads may both map it: the loser's map is dropped
-        return data
+        return self._mapped(self._shard_number(sample))
+
+    def _map(self, number: int) -> NDArray[np.uint8]:
+        shard = self.index.shards[number]
+        path = self.directory / shard.name
+        _check_size(path, shard)
+        return map_file(path)
 
 
 def read_split(directory: Path) -> Iterator[Sample]:

@@ -18,10 +18,12 @@ if TYPE_CHECKING:  # names of types alone: the command line reads its defaults f
     from numpy.typing import NDArray
 
 __all__ = [
+    "DEFAULT_TEXT_ENCODER",
     "EMOTION",
     "FORMAT_VERSION",
     "MELD_LABELS",
     "MODALITIES",
+    "SCRATCH",
     "SENTIMENT",
     "SPLITS",
     "AudioSpec",
@@ -49,6 +51,10 @@ MODALITIES: tuple[Modality, ...] = get_args(Modality)
 """The order is part of the format: bit i of the sidecar's `present` is modality i."""
 
 SPLITS = ("train", "dev", "test")
+
+DEFAULT_TEXT_ENCODER = "bert-base-uncased"
+SCRATCH = "scratch"
+"""Name of the tokenizer that is learned from the training texts, and of the small encoder that is trained for it."""
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
@@ -128,7 +134,7 @@ class TextSpec:
     """How `tokens` were made: int32 `(L,)`, special tokens included, `pad_id` after the real tokens."""
 
     tokenizer: str
-    """Hugging Face name, local path, or `scratch` for one learned from the training texts."""
+    """Hugging Face name, name of the local folder (not its path), or `scratch`, learned from the training texts."""
     tokenizer_sha256: str
     vocab_size: int
     pad_id: int

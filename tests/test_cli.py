@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from cli import app
@@ -26,10 +27,12 @@ def test_help_has_an_example(command: str) -> None:
 
 
 def test_every_option_is_in_the_list_that_makes_adding_one_a_decision() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert sorted(commands) == sorted(COMMANDS)
     found = [
         f"{command} {option}"
         for command in COMMANDS
-        for option in sorted(set(re.findall(r"--[a-z][a-z-]*", help_of(command))))
+        for option in sorted(name for item in commands[command].params for name in item.opts if name.startswith("--"))
     ]
     listed = OPTIONS.read_text().split("\n")
     assert found == [line for line in listed if line]
@@ -69,6 +72,10 @@ def test_a_path_with_brackets_is_shown_as_it_is(tmp_path: Path) -> None:
         ("preprocess", "somewhere", "--out", "x", "--frames", "0"),
         ("preprocess", "somewhere", "--out", "x", "--size", "112"),
         ("preprocess", "somewhere", "--out", "x", "--workers", "-1"),
+        ("preprocess", "somewhere", "--out", "x", "--workers", "0"),
+        ("make-demo", "somewhere", "--workers", "0"),
+        ("train", "--shards", "s", "--out", "r", "--encoder-learning-rate", "1"),
+        ("train", "--shards", "s", "--out", "r", "--seed", str(2**64)),
         ("train", "--shards", "s", "--out", "r", "--modalities", "smell"),
         ("train", "--shards", "s", "--out", "r", "--modalities", ""),
         ("train", "--shards", "s", "--out", "r", "--learning-rate", "0"),
@@ -125,3 +132,16 @@ def test_json_of_verify_is_one_document(tmp_path: Path) -> None:
     result = mmsent("verify", tmp_path, "--json")
     assert result.returncode == 0
     assert json.loads(result.stdout)["train"]["num_samples"] == 1
+
+
+def test_verify_looks_at_a_split_of_which_only_the_index_was_copied(tmp_path: Path) -> None:
+    from tests.samples import make_sample, write_split
+
+    for split in ("train", "test"):
+        write_split(tmp_path, [make_sample(0, split=split)], split=split)
+    for path in (tmp_path / "test").glob("*.tar"):
+        path.unlink()
+    result = mmsent("verify", tmp_path)
+    assert result.returncode == 1
+    assert "test-00000.tar" in result.stdout
+    assert "Next: copy these files again; or delete them" in result.stdout

@@ -1,12 +1,13 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from mmsent.batch import Batch, to_device
-from mmsent.config import ModelConfig
+from mmsent.config import ModelConfig, TrainConfig
 from mmsent.errors import EncoderError
 from mmsent.model import MultimodalModel
 from shards.loader import ShardLoader
@@ -77,7 +78,7 @@ def pretrained_text(folder: Path) -> str:
 def test_a_pretrained_encoder_is_trained_only_when_asked(tmp_path: Path, trained: tuple[Modality, ...]) -> None:
     name = pretrained_text(tmp_path)
     spec = make_spec()
-    spec = replace(spec, text=replace(spec.text, tokenizer=name))
+    spec = replace(spec, text=replace(spec.text, tokenizer=Path(name).name))
     config = ModelConfig(modalities=("text",), text_encoder=name, train_encoders=trained)
     model = MultimodalModel(config, spec=spec, label_sets=MELD_LABELS, pretrained=True).train()
     backbone = model.encoders["text"].backbone
@@ -113,3 +114,24 @@ def test_shards_tokenized_for_another_encoder_are_refused_with_the_remedy() -> N
 def test_a_network_that_cannot_be_is_a_value_error(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="got"):
         replace(SCRATCH, **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"train_encoders": ("video",), "video_weights": "none"}, "trained anyway"),
+        ({"train_encoders": ("text",), "text_encoder": "scratch"}, "trained anyway"),
+        ({"train_encoders": ("text",), "modalities": ("video",)}, "does not look at"),
+    ],
+)
+def test_encoders_to_train_that_would_change_nothing_are_refused(values: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        ModelConfig(**values)
+
+
+@pytest.mark.parametrize(
+    "values", [{"learning_rate": float("nan")}, {"max_grad_norm": float("inf")}, {"seed": 2**63}, {"seed": -1}]
+)
+def test_numbers_that_make_no_run_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(values))):
+        TrainConfig(**values)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mmsent.checkpoint import load_checkpoint, save_checkpoint
 from mmsent.config import ModelConfig, Precision, TrainConfig
-from mmsent.errors import TrainingError
+from mmsent.errors import CheckpointError, EncoderError, TrainingError
 from mmsent.precision import resolve_precision
 from mmsent.report import evaluate_run
 from mmsent.statistics import logmel_statistics
@@ -141,6 +142,54 @@ def test_resuming_on_shards_of_another_spec_is_refused(shards: Path, tmp_path: P
         run(tmp_path / "other", tmp_path / "run", resume=True)
 
 
+@pytest.mark.parametrize("count", [7, 13])
+def test_resuming_on_other_samples_of_the_same_spec_is_refused(shards: Path, tmp_path: Path, count: int) -> None:
+    run(shards, tmp_path / "run", config=replace(CONFIG, max_epochs=1))
+    write_split(tmp_path / "other", [make_sample(i + 1) for i in range(count)])
+    write_split(tmp_path / "other", [make_sample(i, split="dev") for i in range(4)], split="dev")
+    with pytest.raises(TrainingError, match="the samples of train and dev are not those"):
+        run(tmp_path / "other", tmp_path / "run", resume=True)
+
+
+def test_a_dev_split_that_was_made_in_another_way_is_refused(tmp_path: Path) -> None:
+    write_split(tmp_path / "shards", [make_sample(i) for i in range(3)])
+    spec = make_spec(num_hops=12)
+    samples = [make_sample(i, spec=spec, split="dev") for i in range(3)]
+    write_split(tmp_path / "shards", samples, spec=spec, split="dev")
+    with pytest.raises(SpecMismatchError, match=r"audio\.num_hops: 10 against 12"):
+        run(tmp_path / "shards", tmp_path / "run")
+
+
+def test_a_file_in_place_of_the_run_folder_is_refused(shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(TrainingError, match="--out is a file"):
+        run(shards, tmp_path / "run")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_best_weights_whose_run_cannot_go_on_are_not_overwritten(shards: Path, tmp_path: Path, resume: bool) -> None:
+    run(shards, tmp_path / "run", config=replace(CONFIG, max_epochs=1))
+    (tmp_path / "run" / LAST).unlink()
+    with pytest.raises(TrainingError, match="last checkpoint is gone"):
+        run(shards, tmp_path / "run", resume=resume)
+    assert (tmp_path / "run" / BEST).is_file()
+
+
+def test_a_history_lost_to_a_kill_comes_back_with_the_next_run(shards: Path, tmp_path: Path) -> None:
+    run(shards, tmp_path / "run")
+    whole = (tmp_path / "run" / "history.json").read_bytes()
+    (tmp_path / "run" / "history.json").unlink()
+    run(shards, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "history.json").read_bytes() == whole
+
+
+def test_one_clip_too_small_for_batch_statistics_is_refused(tmp_path: Path) -> None:
+    for split in ("train", "dev"):
+        write_split(tmp_path / "s", [make_sample(i, split=split) for i in range(6)], split=split)  # batches of 5 and 1
+    with pytest.raises(EncoderError, match="larger `--size`"):
+        run(tmp_path / "s", tmp_path / "run", model=MODEL)
+
+
 def test_training_without_a_dev_split_is_refused(tmp_path: Path) -> None:
     write_split(tmp_path / "shards", [make_sample(0)])
     with pytest.raises(TrainingError, match="missing: dev"):
@@ -185,6 +234,21 @@ def test_an_evaluation_scores_every_sample_with_the_best_weights(shards: Path, t
     assert hits / len(rows) == pytest.approx(evaluation.scores["emotion"].accuracy)
     history = json.loads((tmp_path / "run" / "history.json").read_text())
     assert evaluation.epoch == min(history, key=lambda item: item["dev_loss"])["epoch"]
+
+
+def test_a_run_in_fp16_is_evaluated_on_a_cpu_in_fp32(shards: Path, tmp_path: Path) -> None:
+    run(shards, tmp_path / "run", config=replace(CONFIG, max_epochs=1))
+    path = tmp_path / "run" / BEST
+    checkpoint = load_checkpoint(path)
+    save_checkpoint(path, replace(checkpoint, train_config=replace(CONFIG, precision="fp16")))
+    assert evaluate_run(shards, tmp_path / "run", split="test").precision == "fp32"
+
+
+def test_a_damaged_history_is_named(shards: Path, tmp_path: Path) -> None:
+    run(shards, tmp_path / "run", config=replace(CONFIG, max_epochs=1))
+    (tmp_path / "run" / "history.json").write_text("[{")
+    with pytest.raises(CheckpointError, match="history cannot be read"):
+        evaluate_run(shards, tmp_path / "run", split="test")
 
 
 def test_evaluating_a_split_that_is_not_there_names_those_that_are(shards: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ import pytest
 
 from preprocess.build import build_shards, build_tokenizer, feature_spec
 from preprocess.errors import DatasetError
-from preprocess.extract import extract
-from preprocess.meld import read_meld
+from preprocess.extract import Extract, absent_extract, extract
+from preprocess.meld import Utterance, read_meld
 from preprocess.report import report_splits, report_to_json
 from preprocess.text import TextTokenizer, learn_tokenizer
 from shards.errors import ShardError, SpecMismatchError
@@ -705,4 +705,21 @@ def test_a_learned_tokenizer_sees_the_training_texts_alone(meld: Path) -> None:
 def test_a_tokenizer_is_loaded_by_its_folder(original: Path, fresh: Path) -> None:
     folder = str(fresh / "tokenizer")
     tokenizer = build_tokenizer(read_meld(original), small_config(text_encoder=folder))
-    assert (tokenizer.name, tokenizer.sha256) == (folder, TOKENIZER.sha256)
+    assert (tokenizer.name, tokenizer.sha256) == ("tokenizer", TOKENIZER.sha256)
+
+
+def test_a_clip_that_was_killed_for_want_of_time_gets_another_chance(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How a worker is killed is tested with the pool; here every row of one run is."""
+    row_count = len(read_meld(original).splits[0].utterances)
+
+    def all_killed(root: Path, rows: Iterable[Utterance], **_: object) -> Iterator[Extract]:
+        yield from (absent_extract(row.clip, "the decoder hung", killed=True) for row in rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("preprocess.build.extract_all", all_killed)
+        build(original, tmp_path / "out", max_failed_fraction=1.0)
+    assert not any(sample.meta.presence["video"].present for sample in samples_of(tmp_path / "out"))
+    build(original, tmp_path / "out")
+    assert sum(sample.meta.presence["video"].present for sample in samples_of(tmp_path / "out")) == row_count

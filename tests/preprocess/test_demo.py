@@ -238,3 +238,9 @@ def test_a_clip_of_any_emotion_is_drawn_and_heard_in_full(emotion: str) -> None:
         assert 16 <= pictures.min() <= pictures.max() <= 235
         assert waveform.shape == (30 * _VALUES_PER_FRAME,)
         assert 0.01 < np.abs(waveform).max() <= 1
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(DatasetError, match="cannot be written"):
+        make_demo(tmp_path / "file" / "demo", DemoConfig(num_utterances=18), on_progress=lambda done, total: None)

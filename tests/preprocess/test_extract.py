@@ -197,6 +197,16 @@ def test_the_choice_is_noted_with_both_lengths_and_no_folder(pair: Path) -> None
         assert str(pair) not in note.detail
 
 
+@pytest.mark.parametrize("test_clips", ["corrected", "plain"])
+def test_on_request_the_other_file_is_not_even_opened(pair: Path, test_clips: WhichClips) -> None:
+    """It may be the kind that crashes its decoder."""
+    clip, twin = (PLAIN, "missing.mp4") if test_clips == "plain" else ("missing.mp4", PLAIN)
+    row = make_utterance(clip=clip, twin=twin)
+    path, (note,) = choose_clip(pair, row, test_clips=test_clips)
+    assert path == PLAIN
+    assert "was not looked at" in note.detail
+
+
 def test_a_twin_in_place_of_a_missing_clip_is_noted(pair: Path) -> None:
     _, (note,) = choose_clip(pair, make_utterance(twin=TWIN), test_clips="plain")
     assert note.kind == "corrected_twin_used"

@@ -101,5 +101,5 @@ def test_a_waveform_is_left_as_it_was() -> None:
     np.testing.assert_array_equal(waveform, before)
 
 
-def test_the_transform_version_is_that_of_torchaudio() -> None:
-    assert re.fullmatch(r"\d+\.\d+.*", transform_version())
+def test_the_transform_version_names_torchaudio_and_torch() -> None:
+    assert re.fullmatch(r"torchaudio \d+\.\d+\.\d+, torch \d+\.\d+\.\d+", transform_version())

@@ -388,3 +388,10 @@ def test_the_first_published_texts_are_repaired_to_the_ones_of_today() -> None:
     assert first.keys() == today.keys()
     assert [key for key, row in first.items() if row.text != today[key].text] == []
     assert sum(row.text_repaired for row in first.values()) > 3000
+
+
+def test_an_annotation_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "train_sent_emo.csv").symlink_to("/proc/self/mem")  # a file whose reading fails, also for root
+    with pytest.raises(DatasetError, match="cannot be read") as caught:
+        read_meld(tmp_path)
+    assert "\n  next: " in str(caught.value)

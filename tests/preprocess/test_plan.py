@@ -187,3 +187,13 @@ def test_an_entry_without_its_digest_is_as_good_as_none(tmp_path: Path, clip: Pa
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps({"clips/a.mp4": [stat.st_size, stat.st_mtime_ns]}), "utf-8")
     assert open_digests(tmp_path)("clips/a.mp4") == hashlib.sha256(clip.read_bytes()).hexdigest()
+
+
+def test_a_clip_that_cannot_be_read_has_no_digest(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").symlink_to("/proc/self/mem")  # a file whose reading fails, also for root
+    digests = SourceDigests(tmp_path / "sources.json", root=tmp_path)
+    assert digests("a.mp4") == digests("gone.mp4") == ""
+    digests.save()
+    (tmp_path / "a.mp4").unlink()
+    (tmp_path / "a.mp4").write_bytes(b"now it can")
+    assert len(SourceDigests(tmp_path / "sources.json", root=tmp_path)("a.mp4")) == 64

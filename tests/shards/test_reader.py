@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -194,3 +196,17 @@ def test_a_split_without_a_sample_is_an_error(tmp_path: Path) -> None:
     write_split(tmp_path, [])
     with pytest.raises(ShardError, match=rf"no samples(?s:.*){re.escape(str(tmp_path))}"):
         Split(tmp_path / "train")
+
+
+def test_more_shards_than_a_process_may_open_are_read(tmp_path: Path) -> None:
+    write_split(tmp_path, [make_sample(i) for i in range(200)], samples_per_shard=1)
+    code = """
+import resource, sys
+from pathlib import Path
+from shards.reader import read_split
+resource.setrlimit(resource.RLIMIT_NOFILE, (160, 160))
+print(sum(1 for _ in read_split(Path(sys.argv[1]))))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "train")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    assert done.stdout.strip() == "200", done.stderr
