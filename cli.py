@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from mmsent.config import ClassWeights, ModelConfig, Precision, TrainConfig
-from preprocess.config import DemoConfig, PreprocessConfig, TestClips
+from preprocess.config import Decoder, DemoConfig, PreprocessConfig, TestClips
 from shards.errors import ExpectedError, describe
 from shards.schema import MODALITIES, Modality
 
@@ -130,6 +130,9 @@ def preprocess_command(
         TestClips, typer.Option(help="For test rows with a final_videos_test twin: the better fit, the twin, or never.")
     ] = _PREPROCESS.test_clips,
     samples_per_shard: Annotated[int, typer.Option(help="Rows in a shard.")] = _PREPROCESS.samples_per_shard,
+    decoder: Annotated[
+        Decoder, typer.Option(help="decord, with PyAV for what it cannot read; or pyav, which skips unneeded frames.")
+    ] = _PREPROCESS.decoder,
     clip_timeout: Annotated[
         float, typer.Option(help="Seconds after which a clip's decoder is killed, plus 10 per megabyte.")
     ] = _PREPROCESS.clip_timeout_seconds,
@@ -161,6 +164,7 @@ def preprocess_command(
             text_encoder=text_encoder,
             samples_per_shard=samples_per_shard,
             test_clips=test_clips,
+            decoder=decoder,
             clip_timeout_seconds=clip_timeout,
             max_failed_fraction=max_failed_fraction,
         )

@@ -63,8 +63,8 @@ def feature_spec(config: PreprocessConfig, tokenizer: TextTokenizer) -> FeatureS
     from preprocess.logmel import transform_version
 
     return FeatureSpec(
-        video=config.video_spec(decoder_version=decoder_version()),
-        audio=config.audio_spec(decoder_version=decoder_version(), transform_version=transform_version()),
+        video=config.video_spec(decoder_version=decoder_version(config.decoder)),
+        audio=config.audio_spec(decoder_version=decoder_version(config.decoder), transform_version=transform_version()),
         text=tokenizer.spec(max_tokens=config.max_tokens),
     )
 

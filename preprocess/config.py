@@ -5,8 +5,9 @@ from typing import Literal, get_args
 
 from shards.schema import DEFAULT_TEXT_ENCODER, AudioSpec, VideoSpec
 
-__all__ = ["DemoConfig", "PreprocessConfig", "TestClips"]
+__all__ = ["Decoder", "DemoConfig", "PreprocessConfig", "TestClips"]
 
+Decoder = Literal["decord", "pyav"]
 TestClips = Literal["auto", "corrected", "plain"]
 
 
@@ -62,6 +63,9 @@ class PreprocessConfig:
     test_clips: TestClips = "auto"
     """For a test row with a `final_videos_test*` twin: the file whose duration fits the annotation better, the twin
     (`corrected`), or never the twin (`plain`)."""
+    decoder: Decoder = "decord"
+    """`decord` decodes every frame, and PyAV takes over where it refuses, crashes, hangs or is known to be wrong;
+    `pyav` alone decodes only what the chosen frames need. Both choose the same frames and scale them alike."""
     clip_timeout_seconds: float = 60.0
     """After which a clip's decoder is killed; 10 s more per megabyte of the file, since a long clip takes longer."""
     max_failed_fraction: float = 0.1
@@ -83,6 +87,8 @@ class PreprocessConfig:
             raise ValueError(f"log_epsilon and clip_timeout_seconds must be above 0, got {values}")
         if not 0 <= self.max_failed_fraction <= 1:
             raise ValueError(f"max_failed_fraction must be from 0 to 1, got {self.max_failed_fraction}")
+        if self.decoder not in get_args(Decoder):
+            raise ValueError(f"decoder must be one of {get_args(Decoder)}, got {self.decoder!r}")
         if self.test_clips not in get_args(TestClips):
             raise ValueError(f"test_clips must be one of {get_args(TestClips)}, got {self.test_clips!r}")
 
@@ -93,7 +99,7 @@ class PreprocessConfig:
             height=self.height,
             width=self.width,
             sampling="uniform-time",
-            decoder="decord",
+            decoder=self.decoder,
             decoder_version=decoder_version,
         )
 
@@ -107,7 +113,7 @@ class PreprocessConfig:
             hop_length=self.hop_length,
             log_epsilon=self.log_epsilon,
             downmix="itu",
-            decoder="decord",
+            decoder=self.decoder,
             decoder_version=decoder_version,
             transform_version=transform_version,
         )

@@ -88,8 +88,15 @@ class MeldDataset(TorchDataset[dict[str, Any]]):
     def _extract(self, utterance: Utterance) -> Extract:
         if not utterance.clip and not utterance.twin:
             return absent_extract("", "the clip is missing")
-        spec, test_clips = self._spec, self._config.test_clips
-        return extract(self._root, utterance, video=spec.video, audio=spec.audio, test_clips=test_clips)
+        spec, config = self._spec, self._config
+        return extract(
+            self._root,
+            utterance,
+            decoder=config.decoder,
+            video=spec.video,
+            audio=spec.audio,
+            test_clips=config.test_clips,
+        )
 
     def _load_video_frames(self, extracted: Extract) -> Tensor:
         """Return `(C, T, H, W)` uint8."""

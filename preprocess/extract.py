@@ -7,21 +7,26 @@ Shape letters: T frames, H height, W width, M mel bins, S hops.
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from preprocess import clip
-from preprocess.config import TestClips
+from preprocess import decord_clip, pyav_clip
+from preprocess.clip import Picture, Sound
+from preprocess.config import Decoder, TestClips
 from preprocess.errors import ClipError
 from preprocess.logmel import LogMel
 from preprocess.meld import Utterance
 from shards.schema import PRESENT, AudioSpec, Note, NoteKind, Presence, VideoSpec
 
 __all__ = ["Extract", "absent_extract", "choose_clip", "extract", "start_worker"]
+
+T = TypeVar("T")
 
 _MISMATCH_SECONDS = 0.5
 """Clip and annotation differ by more than this and by more than a tenth: MELD's own clips agree to 0.05 s."""
@@ -55,6 +60,8 @@ class Extract:
     audio: Presence
     duration_seconds: float
     notes: tuple[Note, ...]
+    died: bool = False
+    """Whether the process of the decoder ended in the clip."""
     killed: bool = False
     """Whether the decoder was killed for want of time or memory, which another run may have more of."""
 
@@ -70,11 +77,53 @@ def start_worker() -> None:
     os.close(silent)
 
 
-def extract(root: Path, utterance: Utterance, *, video: VideoSpec, audio: AudioSpec, test_clips: TestClips) -> Extract:
-    """Decode the picture and the sound of an utterance that has a clip; each may be absent for a reason of its own."""
-    path, notes = choose_clip(root, utterance, test_clips=test_clips)
-    picture, picture_presence = _picture(root / path, video)
-    sound, sound_presence, logmel, num_hops = _sound(root / path, audio)
+def extract(
+    root: Path,
+    utterance: Utterance,
+    *,
+    decoder: Decoder,
+    video: VideoSpec,
+    audio: AudioSpec,
+    test_clips: TestClips,
+    trouble: str = "",
+) -> Extract:
+    """Decode the picture and the sound of an utterance that has a clip; each may be absent for a reason of its own.
+
+    Args:
+        root: The dataset's folder.
+        utterance: The row.
+        decoder: `decord`, after which PyAV is tried, or `pyav` alone.
+        video: How frames are made.
+        audio: How log-mels are made.
+        test_clips: Which of two clips a test row takes.
+        trouble: How Decord's process ended when it was tried on this row, so that PyAV begins.
+    """
+    first: Decoder = "pyav" if trouble else decoder
+    path, notes = choose_clip(root, utterance, decoder=first, test_clips=test_clips)
+    why = trouble
+    if first == "decord" and pyav_clip.has_cut_start(root / path):
+        first, why = "pyav", "the file hides frames before its start, of which Decord knows nothing"
+    picture, video_presence, why_video = _tried(
+        lambda reader: reader.read_picture(
+            root / path, num_frames=video.num_frames, height=video.height, width=video.width
+        ),
+        first=first,
+        why=why,
+    )
+    transform = _transform(audio)
+    sound, audio_presence, why_audio = _tried(
+        lambda reader: reader.read_sound(root / path, sample_rate=audio.sample_rate, max_values=transform.max_values),
+        first=first,
+        why=why,
+    )
+    logmel, num_hops = np.empty(0, np.float16), 0
+    if sound is not None and sound.silent:
+        audio_presence = Presence(present=False, reason="the sound is digital silence")
+    elif sound is not None:
+        logmel, num_hops = transform(sound.waveform)
+    if decoder == "decord":
+        found = {name: why for name, why in (("picture", why_video), ("sound", why_audio)) if why}
+        notes += tuple(Note(kind="second_decoder", detail=f"{name} by PyAV: {why}") for name, why in found.items())
     notes += _notes(utterance, picture, sound, audio)
     durations = [part.duration_seconds for part in (picture, sound) if part is not None]
     return Extract(
@@ -83,14 +132,14 @@ def extract(root: Path, utterance: Utterance, *, video: VideoSpec, audio: AudioS
         logmel=logmel,
         num_frames=picture.num_frames if picture is not None else 0,
         num_hops=num_hops,
-        video=picture_presence,
-        audio=sound_presence,
+        video=video_presence,
+        audio=audio_presence,
         duration_seconds=max(durations, default=0.0),
         notes=notes,
     )
 
 
-def absent_extract(path: str, reason: str, *, killed: bool = False) -> Extract:
+def absent_extract(path: str, reason: str, *, died: bool = False, killed: bool = False) -> Extract:
     """Return what a clip gives that cannot be used at all."""
     return Extract(
         path=path,
@@ -102,11 +151,14 @@ def absent_extract(path: str, reason: str, *, killed: bool = False) -> Extract:
         audio=Presence(present=False, reason=reason),
         duration_seconds=0.0,
         notes=(),
+        died=died,
         killed=killed,
     )
 
 
-def choose_clip(root: Path, utterance: Utterance, *, test_clips: TestClips) -> tuple[str, tuple[Note, ...]]:
+def choose_clip(
+    root: Path, utterance: Utterance, *, decoder: Decoder, test_clips: TestClips
+) -> tuple[str, tuple[Note, ...]]:
     """Choose between a row's clip and its `final_videos_test*` twin, and say so.
 
     Some of MELD's plain-named test clips show the wrong scene, and the twin the right one
@@ -118,7 +170,7 @@ def choose_clip(root: Path, utterance: Utterance, *, test_clips: TestClips) -> t
         used = (Note(kind="corrected_twin_used", detail=f"{only}: there is no plain clip"),) if utterance.twin else ()
         return only, used
     if test_clips == "auto":
-        plain, twin = (_length(root / path) for path in (utterance.clip, utterance.twin))
+        plain, twin = (_length(root / path, decoder) for path in (utterance.clip, utterance.twin))
         take_twin = abs(twin.seconds - utterance.annotated_seconds) < abs(plain.seconds - utterance.annotated_seconds)
         detail = f"{twin.words}, {plain.words}, the annotation lasts {utterance.annotated_seconds:.2f} s"
     else:
@@ -135,12 +187,41 @@ class _Length:
     words: str
 
 
-def _length(path: Path) -> _Length:
-    try:
-        seconds = clip.probe_seconds(path)
-    except ClipError as exc:
-        return _Length(float("inf"), f"{path.name} {exc}")
+def _length(path: Path, decoder: Decoder) -> _Length:
+    seconds, presence, _ = _tried(lambda reader: reader.probe_seconds(path), first=decoder, why="")
+    if seconds is None:
+        return _Length(float("inf"), f"{path.name} {presence.reason}")
     return _Length(seconds, f"{path.name} lasts {seconds:.2f} s")
+
+
+class _Reader(Protocol):
+    """What both decoders' modules offer."""
+
+    def probe_seconds(self, path: Path) -> float: ...
+
+    def read_picture(self, path: Path, *, num_frames: int, height: int, width: int) -> Picture: ...
+
+    def read_sound(self, path: Path, *, sample_rate: int, max_values: int) -> Sound: ...
+
+
+def _tried(read: Callable[[_Reader], T], *, first: Decoder, why: str) -> tuple[T | None, Presence, str]:
+    """Read with the first decoder, and with PyAV where Decord refuses.
+
+    Returns:
+        What was read, if anything; whether and why not; and why it was not Decord that read it.
+    """
+    if first == "pyav":
+        try:
+            return read(pyav_clip), PRESENT, why
+        except ClipError as exc:
+            return None, Presence(present=False, reason=str(exc)), ""
+    try:
+        return read(decord_clip), PRESENT, ""
+    except ClipError as refused:
+        second, presence, _ = _tried(read, first="pyav", why="")
+        if second is None:
+            return None, Presence(present=False, reason=str(refused)), ""
+        return second, presence, f"Decord says that it {refused}"
 
 
 @cache
@@ -148,30 +229,7 @@ def _transform(spec: AudioSpec) -> LogMel:
     return LogMel(spec)
 
 
-def _picture(path: Path, spec: VideoSpec) -> tuple[clip.Picture | None, Presence]:
-    try:
-        picture = clip.read_picture(path, num_frames=spec.num_frames, height=spec.height, width=spec.width)
-    except ClipError as exc:
-        return None, Presence(present=False, reason=str(exc))
-    return picture, PRESENT
-
-
-def _sound(path: Path, spec: AudioSpec) -> tuple[clip.Sound | None, Presence, NDArray[np.float16], int]:
-    nothing = np.empty(0, np.float16)
-    transform = _transform(spec)
-    try:
-        sound = clip.read_sound(path, sample_rate=spec.sample_rate, max_values=transform.max_values)
-    except ClipError as exc:
-        return None, Presence(present=False, reason=str(exc)), nothing, 0
-    if sound.silent:
-        return sound, Presence(present=False, reason="the sound is digital silence"), nothing, 0
-    logmel, num_hops = transform(sound.waveform)
-    return sound, PRESENT, logmel, num_hops
-
-
-def _notes(
-    utterance: Utterance, picture: clip.Picture | None, sound: clip.Sound | None, spec: AudioSpec
-) -> tuple[Note, ...]:
+def _notes(utterance: Utterance, picture: Picture | None, sound: Sound | None, spec: AudioSpec) -> tuple[Note, ...]:
     notes = []
     annotated = utterance.annotated_seconds
     if picture is not None:

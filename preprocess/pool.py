@@ -42,7 +42,14 @@ def extract_all(
                 waiting.append(_schedule(pool, root, row, config=config, spec=spec))
             if not waiting:
                 break
-            yield _outcome(waiting.popleft())
+            task = waiting.popleft()
+            extracted = _outcome(task)
+            if extracted.died and config.decoder == "decord":
+                trouble = extracted.video.reason
+                again = _outcome(_schedule(pool, root, task.row, config=config, spec=spec, trouble=trouble))
+                reason = f"{trouble}; with PyAV, {again.video.reason}"
+                extracted = absent_extract(again.path, reason, died=True, killed=again.killed) if again.died else again
+            yield extracted
         pool.close()
     finally:
         pool.stop()  # after close() and all results: nothing is left to stop
@@ -57,7 +64,9 @@ class _Task:
     """None for a row without a clip: there is nothing to decode."""
 
 
-def _schedule(pool: ProcessPool, root: Path, row: Utterance, *, config: PreprocessConfig, spec: FeatureSpec) -> _Task:
+def _schedule(
+    pool: ProcessPool, root: Path, row: Utterance, *, config: PreprocessConfig, spec: FeatureSpec, trouble: str = ""
+) -> _Task:
     paths = [root / path for path in (row.clip, row.twin) if path]
     if not paths:
         return _Task(row=row, timeout_seconds=0, future=None)
@@ -66,7 +75,13 @@ def _schedule(pool: ProcessPool, root: Path, row: Utterance, *, config: Preproce
     future = pool.schedule(
         extract,
         args=(root, row),
-        kwargs={"video": spec.video, "audio": spec.audio, "test_clips": config.test_clips},
+        kwargs={
+            "decoder": config.decoder,
+            "video": spec.video,
+            "audio": spec.audio,
+            "test_clips": config.test_clips,
+            "trouble": trouble,
+        },
         timeout=timeout_seconds,
     )
     return _Task(row=row, timeout_seconds=timeout_seconds, future=future)
@@ -87,11 +102,13 @@ def _outcome(task: _Task) -> Extract:
     try:
         extracted: Extract = task.future.result()
     except ClipTimeoutError:
-        return absent_extract(path, f"the decoder hung: killed after {task.timeout_seconds:.0f} s", killed=True)
+        return absent_extract(
+            path, f"the decoder hung: killed after {task.timeout_seconds:.0f} s", died=True, killed=True
+        )
     except ProcessExpired as exc:
         # SIGKILL is not the decoder's own end: the system takes it from a process that fills the memory.
         killed = exc.exitcode == -signal.SIGKILL
-        return absent_extract(path, f"the decoder crashed: {_death(exc.exitcode)}", killed=killed)
+        return absent_extract(path, f"the decoder crashed: {_death(exc.exitcode)}", died=True, killed=killed)
     return extracted
 
 
@@ -113,5 +130,5 @@ def _context() -> BaseContext:
     if sys.platform == "win32":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torchaudio", "decord", "preprocess.extract"])
+    context.set_forkserver_preload(["torch", "torchaudio", "decord", "av", "preprocess.extract"])
     return context

@@ -242,6 +242,7 @@ NoteKind = Literal[
     "duration_mismatch",
     "long_clip",
     "one_frame",
+    "second_decoder",
     "short_row",
     "surround",
     "text_cut",

@@ -269,3 +269,18 @@ def write_crashing_clip(path: Path) -> Path:
     content[table + 12 : table + 16] = (2**31 - 1).to_bytes(4, "big")
     path.write_bytes(content)
     return path
+
+
+def cut_without_encoding(path: Path, source: Path, *, hidden: int) -> Path:
+    """Copy a clip's packets so that an edit list hides its first frames, as `ffmpeg -ss … -c copy` does."""
+    with av.open(source) as reader, av.open(path, "w", options={"use_editlist": "1"}) as writer:
+        stream = writer.add_stream_from_template(reader.streams.video[0])
+        start = hidden * FRAME_TICKS
+        for packet in reader.demux(video=0):
+            if packet.pts is None or packet.dts is None:
+                continue
+            packet.pts -= start
+            packet.dts -= start
+            packet.stream = stream
+            writer.mux(packet)
+    return path

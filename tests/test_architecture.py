@@ -15,8 +15,8 @@ ALLOWED = {
     "shards": {"shards"},
 }
 DOORS = {
-    "decord": {"preprocess/clip.py"},
-    "av": {"preprocess/demo_clip.py"},
+    "decord": {"preprocess/decord_clip.py"},
+    "av": {"preprocess/demo_clip.py", "preprocess/pyav_clip.py"},
     "torchaudio": {"preprocess/logmel.py"},
     "tokenizers": {"preprocess/text.py"},
     "huggingface_hub": {"preprocess/text.py"},

@@ -2,25 +2,45 @@ import re
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
+from types import ModuleType
 
 import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from preprocess.clip import Picture, Sound, decoder_version, probe_seconds, read_picture, read_sound
+from preprocess import decord_clip, pyav_clip
+from preprocess.clip import Picture, Sound, decoder_version
 from preprocess.errors import ClipError
-from tests.clips import SAMPLE_RATE, frame_numbers, index_pictures, tone, write_clip
+from tests.clips import SAMPLE_RATE, cut_without_encoding, frame_numbers, index_pictures, tone, write_clip
 
 RATE = 16_000
 
 
+class _Reading:
+    """The decoder under test: all that is here holds for both."""
+
+    module: ModuleType = decord_clip
+
+
+@pytest.fixture(autouse=True, params=[decord_clip, pyav_clip], ids=["decord", "pyav"])
+def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Reading, "module", request.param)
+
+
 def picture_of(path: Path, *, num_frames: int, height: int = 48, width: int = 64) -> Picture:
-    return read_picture(path, num_frames=num_frames, height=height, width=width)
+    picture: Picture = _Reading.module.read_picture(path, num_frames=num_frames, height=height, width=width)
+    return picture
 
 
 def sound_of(path: Path, *, max_values: int = 10**6) -> Sound:
-    return read_sound(path, sample_rate=RATE, max_values=max_values)
+    sound: Sound = _Reading.module.read_sound(path, sample_rate=RATE, max_values=max_values)
+    return sound
+
+
+def probe_seconds(path: Path) -> float:
+    seconds: float = _Reading.module.probe_seconds(path)
+    return seconds
 
 
 def frames_on_screen(gaps: Sequence[int], *, num_frames: int) -> list[set[int]]:
@@ -289,5 +309,45 @@ def test_a_clip_damaged_near_its_end_gives_the_same_every_time(tmp_path: Path) -
     assert len({tuple(reasons(path)) for _ in range(30)}) == 1
 
 
-def test_the_decoder_version_is_that_of_decord() -> None:
-    assert re.fullmatch(r"\d+\.\d+.*", decoder_version())
+def test_the_decoder_version_names_all_that_may_decode() -> None:
+    assert re.fullmatch(r"decord2 [\d.]+, av [\d.]+", decoder_version("decord"))
+    assert re.fullmatch(r"av [\d.]+", decoder_version("pyav"))
+
+
+# Both decoders side by side.
+
+
+@pytest.mark.parametrize("gaps", [[1] * 24, [1] * 6 + [4] * 6, [5] + [1] * 15])
+def test_both_decoders_give_the_same_frames(tmp_path: Path, gaps: list[int]) -> None:
+    path = write_clip(tmp_path / "a.mp4", pictures=len(gaps), gaps=gaps, options={"bf": "2", "g": "12"})
+    ours, theirs = (module.read_picture(path, num_frames=7, height=48, width=64) for module in (decord_clip, pyav_clip))
+    assert np.abs(ours.frames.astype(int) - theirs.frames).max() <= 6  # one scales more exactly than the other
+    assert (ours.num_frames, ours.clip_frames, ours.variable_frame_rate) == (
+        theirs.num_frames, theirs.clip_frames, theirs.variable_frame_rate,
+    )  # fmt: skip
+    assert ours.duration_seconds == pytest.approx(theirs.duration_seconds, abs=1e-4)
+
+
+@pytest.mark.parametrize(("layout", "num_channels"), [("mono", 1), ("stereo", 2), ("5.1", 6)])
+def test_both_decoders_give_the_same_sound(tmp_path: Path, layout: str, num_channels: int) -> None:
+    path = write_clip(tmp_path / "a.mp4", layout=layout, channels=voices(num_channels))
+    ours, theirs = (module.read_sound(path, sample_rate=RATE, max_values=10**6) for module in (decord_clip, pyav_clip))
+    num = min(len(ours.waveform), len(theirs.waveform))
+    assert abs(len(ours.waveform) - len(theirs.waveform)) <= RATE // 100
+    assert np.corrcoef(ours.waveform[:num], theirs.waveform[:num])[0, 1] > 0.9999
+    assert ours.num_channels == theirs.num_channels == num_channels
+
+
+def test_a_clip_whose_start_is_hidden_is_known_and_read_without_it(tmp_path: Path) -> None:
+    whole = write_clip(tmp_path / "whole.mp4", pictures=24, layout=None)
+    cut = cut_without_encoding(tmp_path / "cut.mp4", whole, hidden=8)
+    assert not pyav_clip.has_cut_start(whole)
+    assert pyav_clip.has_cut_start(cut)
+    picture = pyav_clip.read_picture(cut, num_frames=16, height=48, width=64)
+    assert frame_numbers(picture.frames) == list(range(8, 24))
+    assert picture.duration_seconds == pytest.approx(16 / 24, abs=0.001)
+
+
+def test_what_cannot_be_opened_has_no_hidden_start(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"hello" * 100)
+    assert not pyav_clip.has_cut_start(tmp_path / "a.mp4")

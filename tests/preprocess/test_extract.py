@@ -1,6 +1,7 @@
 import re
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -9,6 +10,8 @@ from preprocess.extract import Extract, absent_extract, choose_clip, extract
 from preprocess.meld import Utterance
 from tests.clips import (
     SAMPLE_RATE,
+    cut_without_encoding,
+    frame_numbers,
     index_pictures,
     make_utterance,
     small_config,
@@ -23,7 +26,7 @@ ABSENT = 0
 
 
 def extract_row(root: Path, row: Utterance, *, test_clips: WhichClips = "auto") -> Extract:
-    return extract(root, row, video=SPEC.video, audio=SPEC.audio, test_clips=test_clips)
+    return extract(root, row, decoder="decord", video=SPEC.video, audio=SPEC.audio, test_clips=test_clips)
 
 
 def extract_clip(path: Path, *, annotated_seconds: float = 1.0) -> Extract:
@@ -139,6 +142,30 @@ def test_a_row_that_is_short_by_its_annotation_is_noted(tmp_path: Path) -> None:
     assert "short_row" not in notes_of(extract_clip(path, annotated_seconds=0.2))
 
 
+# Which decoder.
+
+
+def test_frames_hidden_by_an_edit_list_are_left_to_pyav(tmp_path: Path) -> None:
+    whole = write_clip(tmp_path / "whole.mp4", pictures=24, layout=None)
+    cut = cut_without_encoding(tmp_path / "cut.mp4", whole, hidden=8)
+    extracted = extract_clip(cut, annotated_seconds=16 / 24)
+    assert extracted.duration_seconds == pytest.approx(16 / 24, abs=0.001)
+    assert frame_numbers(extracted.frames) == [10, 14, 18, 22]
+    assert "hides frames" in notes_of(extracted)["second_decoder"]
+
+
+def test_what_decord_refuses_is_read_by_pyav_with_the_reason(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", pictures=24, layout=None, options={"movflags": "faststart"})
+    content = bytearray(path.read_bytes())
+    with av.open(path) as container:
+        *_, (start, size) = ((packet.pos or 0, packet.size) for packet in container.demux(video=0) if packet.size)
+    content[start : start + size] = bytes(size)  # behind the last chosen frame, and Decord gives up the whole clip
+    path.write_bytes(content)
+    extracted = extract_clip(path)
+    assert extracted.video.present
+    assert notes_of(extracted)["second_decoder"].startswith("picture by PyAV: Decord says that it cannot be decoded")
+
+
 # The clip or its twin.
 
 PLAIN, TWIN = "dia0_utt0.mp4", "final_videos_testdia0_utt0.mp4"
@@ -156,7 +183,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def chosen(root: Path, test_clips: WhichClips, *, clip: str = PLAIN, twin: str = TWIN, seconds: float) -> str:
     row = make_utterance(clip=clip, twin=twin, annotated_seconds=seconds)
-    return choose_clip(root, row, test_clips=test_clips)[0]
+    return choose_clip(root, row, decoder="decord", test_clips=test_clips)[0]
 
 
 @pytest.mark.parametrize(
@@ -185,13 +212,13 @@ def test_the_only_clip_there_is_is_taken(pair: Path, test_clips: WhichClips) -> 
 
 
 def test_a_row_without_a_twin_has_nothing_to_choose_and_no_note(pair: Path) -> None:
-    assert choose_clip(pair, make_utterance(clip=PLAIN), test_clips="auto") == (PLAIN, ())
+    assert choose_clip(pair, make_utterance(clip=PLAIN), decoder="decord", test_clips="auto") == (PLAIN, ())
 
 
 def test_the_choice_is_noted_with_both_lengths_and_no_folder(pair: Path) -> None:
     for seconds, kind in ((1.0, "corrected_twin_used"), (0.5, "corrected_twin_not_used")):
         row = make_utterance(clip=PLAIN, twin=TWIN, annotated_seconds=seconds)
-        _, (note,) = choose_clip(pair, row, test_clips="auto")
+        _, (note,) = choose_clip(pair, row, decoder="decord", test_clips="auto")
         assert note.kind == kind
         assert re.findall(r"\S+\.mp4|\d\.\d\d s", note.detail) == [TWIN, "1.00 s", PLAIN, "0.50 s", f"{seconds:.2f} s"]
         assert str(pair) not in note.detail
@@ -202,19 +229,19 @@ def test_on_request_the_other_file_is_not_even_opened(pair: Path, test_clips: Wh
     """It may be the kind that crashes its decoder."""
     clip, twin = (PLAIN, "missing.mp4") if test_clips == "plain" else ("missing.mp4", PLAIN)
     row = make_utterance(clip=clip, twin=twin)
-    path, (note,) = choose_clip(pair, row, test_clips=test_clips)
+    path, (note,) = choose_clip(pair, row, decoder="decord", test_clips=test_clips)
     assert path == PLAIN
     assert "was not looked at" in note.detail
 
 
 def test_a_twin_in_place_of_a_missing_clip_is_noted(pair: Path) -> None:
-    _, (note,) = choose_clip(pair, make_utterance(twin=TWIN), test_clips="plain")
+    _, (note,) = choose_clip(pair, make_utterance(twin=TWIN), decoder="decord", test_clips="plain")
     assert note.kind == "corrected_twin_used"
 
 
 def test_the_note_of_a_twin_that_cannot_be_opened_says_so(pair: Path) -> None:
     row = make_utterance(clip=PLAIN, twin="broken.mp4", annotated_seconds=0.5)
-    _, (note,) = choose_clip(pair, row, test_clips="auto")
+    _, (note,) = choose_clip(pair, row, decoder="decord", test_clips="auto")
     assert note.kind == "corrected_twin_not_used"
     assert "inf" not in note.detail
     assert "cannot be opened" in note.detail

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from pebble import ProcessPool
 
+from preprocess.config import TestClips as WhichClips  # under its own name pytest would take it for tests
 from preprocess.extract import Extract
 from preprocess.meld import Utterance
 from preprocess.pool import _AHEAD, _context, _outcome, _Task, extract_all
@@ -17,9 +18,14 @@ from tests.clips import make_utterance, small_config, small_spec, write_clip, wr
 
 
 def run(
-    root: Path, rows: list[Utterance], *, num_workers: int = 1, clip_timeout_seconds: float = 60.0
+    root: Path,
+    rows: list[Utterance],
+    *,
+    num_workers: int = 1,
+    clip_timeout_seconds: float = 60.0,
+    test_clips: WhichClips = "auto",
 ) -> list[Extract]:
-    config = small_config(clip_timeout_seconds=clip_timeout_seconds)
+    config = small_config(clip_timeout_seconds=clip_timeout_seconds, test_clips=test_clips)
     return list(extract_all(root, rows, config=config, spec=small_spec(config), num_workers=num_workers))
 
 
@@ -50,13 +56,28 @@ def test_a_row_without_a_clip_needs_none_and_says_which_was_looked_for(tmp_path:
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_a_clip_that_crashes_its_decoder_costs_itself_alone(tmp_path: Path, num_workers: int) -> None:
+def test_a_clip_that_crashes_decord_is_read_by_pyav(tmp_path: Path, num_workers: int) -> None:
     rows = write_rows(tmp_path, 5)
     write_crashing_clip(tmp_path / "2.mp4")
     extracts = run(tmp_path, rows, num_workers=num_workers)
-    assert [extracted.video.present for extracted in extracts] == [True, True, False, True, True]
-    assert extracts[2].video.reason == extracts[2].audio.reason == "the decoder crashed: SIGABRT"
+    assert all(extracted.video.present and extracted.audio.present for extracted in extracts)
     assert extracts[2].path == "2.mp4"
+    why = "the decoder crashed: SIGABRT"
+    assert [note.detail for note in extracts[2].notes if note.kind == "second_decoder"] == [
+        f"picture by PyAV: {why}", f"sound by PyAV: {why}",
+    ]  # fmt: skip
+    assert {note.kind for number in (0, 1, 3, 4) for note in extracts[number].notes}.isdisjoint({"second_decoder"})
+
+
+def test_a_twin_that_crashes_its_decoder_does_not_cost_the_clip_beside_it(tmp_path: Path) -> None:
+    (row,) = write_rows(tmp_path, 1)
+    write_crashing_clip(tmp_path / "twin.mp4")
+    with_twin = make_utterance(0, clip=row.clip, twin="twin.mp4", annotated_seconds=0.1)
+    choices: tuple[WhichClips, ...] = ("auto", "plain")
+    for test_clips in choices:
+        (extracted,) = run(tmp_path, [with_twin], test_clips=test_clips)
+        assert extracted.video.present
+        assert extracted.path == row.clip
 
 
 def test_a_clip_that_hangs_its_decoder_costs_itself_alone(tmp_path: Path) -> None:
@@ -75,7 +96,9 @@ def test_a_clip_that_hangs_its_decoder_costs_itself_alone(tmp_path: Path) -> Non
     extracts = run(tmp_path, rows, num_workers=2, clip_timeout_seconds=2.0)
     late.cancel()
     assert [extracted.video.present for extracted in extracts] == [True, False, True, True]
-    assert extracts[1].video.reason == extracts[1].audio.reason == "the decoder hung: killed after 2 s"
+    hung = "the decoder hung: killed after 2 s"
+    assert extracts[1].video.reason == extracts[1].audio.reason == f"{hung}; with PyAV, {hung}"
+    assert extracts[1].killed
 
 
 def test_a_larger_file_has_more_time(tmp_path: Path) -> None:

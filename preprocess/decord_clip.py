@@ -1,0 +1,140 @@
+"""Clips by Decord: the one door to it.
+
+Decord is imported on use, because the process that plans and writes shards needs neither it nor torch.
+
+Shape letters: T frames, H height, W width, N waveform values.
+"""
+
+import importlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preprocess.clip import SILENCE, Picture, Sound, Timeline, choose_frames, downmix
+from preprocess.errors import ClipError
+
+__all__ = ["probe_seconds", "read_picture", "read_sound"]
+
+
+def probe_seconds(path: Path) -> float:
+    """Return how long the picture of a clip lasts, without decoding a frame.
+
+    Raises:
+        ClipError: if the clip cannot be opened or has no frame.
+    """
+    decord = _decord()
+    with _decoder_errors(path):
+        return _timeline(decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)).duration_seconds
+
+
+def read_picture(path: Path, *, num_frames: int, height: int, width: int) -> Picture:
+    """Decode frames spread evenly over the time of the whole clip, see `choose_frames`.
+
+    Raises:
+        ClipError: if the clip cannot be opened, or not one frame of it decoded.
+    """
+    decord = _decord()
+    with _decoder_errors(path):
+        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), width=width, height=height, num_threads=1)
+        timeline = _timeline(reader)
+        indices = choose_frames(timeline, num_frames=num_frames)
+        chosen = {index: _frame(reader, index, width=width) for index in sorted(set(indices.tolist()))}
+        # Decord hands over a frame while a thread decodes the next ones: without a look at the last frame, time would
+        # decide whether damage behind the last chosen one is met.
+        reader[len(timeline.starts) - 1]
+    return Picture(
+        frames=np.stack([chosen[index] for index in indices.tolist()]),
+        num_frames=min(num_frames, len(timeline.starts)),
+        clip_frames=len(timeline.starts),
+        duration_seconds=timeline.duration_seconds,
+        variable_frame_rate=timeline.variable,
+    )
+
+
+def read_sound(path: Path, *, sample_rate: int, max_values: int) -> Sound:
+    """Decode the sound of a clip to mono.
+
+    Args:
+        path: The clip.
+        sample_rate: Of the waveform, in Hz.
+        max_values: Waveform values to keep from the start.
+
+    Raises:
+        ClipError: if the clip has no sound or it cannot be decoded.
+    """
+    decord = _decord()
+    with _decoder_errors(path):
+        # mono=False: Decord's own mono of a stereo clip comes 3 dB low, so the channels are mixed here.
+        reader = decord.AudioReader(str(path), ctx=decord.cpu(0), sample_rate=sample_rate, mono=False)
+        # The array behind the reader: indexing it by a slice goes through a list of Python integers per value.
+        channels = reader._array
+    if channels.ndim != 2 or not channels.size:
+        raise ClipError("the sound has no values")
+    if not np.isfinite(channels).all():
+        raise ClipError("the sound holds values that are no numbers")
+    return Sound(
+        waveform=downmix(channels[:, :max_values]),
+        num_channels=len(channels),
+        duration_seconds=channels.shape[1] / sample_rate,
+        silent=float(np.abs(channels).max()) < SILENCE,
+    )
+
+
+_UNOPENED = "cannot be opened: the file is cut short, damaged, or no video"
+_PLAIN_WORDS = {
+    "Error reading": _UNOPENED,  # all that Decord says of a picture; FFmpeg's reason went to its log
+    "ERROR opening: Invalid data found when processing input": _UNOPENED,
+    "Can't find audio stream": "there is no audio stream",
+    "ERROR cannot find video stream with wanted index: -1": "there is no video stream",
+    "Thread worker: Error sending packet.": "cannot be decoded: the picture's data is damaged",
+    "Cannot create buffer source": "cannot be decoded: the picture has no size or no pixel format",
+}
+"""Decord's commonest messages, said to a person."""
+
+
+def _decord() -> Any:
+    """Import Decord, after torch: its wheel brings NVBLAS in, which crashes at exit when it is there before CUDA's."""
+    importlib.import_module("torch")
+    return importlib.import_module("decord")
+
+
+def _timeline(reader: Any) -> Timeline:
+    num = len(reader)
+    if not num:
+        raise ClipError("no frame can be decoded")
+    stamps = reader.get_frame_timestamp(list(range(num)))
+    starts = np.asarray(stamps[:, 0], dtype=np.float64)
+    return Timeline(starts=starts, duration_seconds=round(float(stamps[-1, 1] - starts[0]), 6))
+
+
+def _frame(reader: Any, index: int, *, width: int) -> NDArray[np.uint8]:
+    """Decode one frame, `(H, W, 3)`.
+
+    Not by `get_batch`: FFmpeg pads the rows of a frame as the processor's vectors want it, and where the padded row
+    happens to be a multiple of the width Decord takes the padding for further channels, (H, W, 4) say, which
+    `get_batch` refuses to copy. 32 pixels are such a width with AVX-512, 72 with AVX2.
+    """
+    array: NDArray[np.uint8] = reader[index].asnumpy()
+    rows = array.reshape(len(array), -1)[:, : 3 * width]  # (H, padded row) -> (H, 3 W)
+    return rows.reshape(len(array), width, 3)
+
+
+@contextmanager
+def _decoder_errors(path: Path) -> Iterator[None]:
+    """Turn what Decord raises about a clip into a `ClipError`: the same words in every folder and on every day."""
+    decord = _decord()
+    try:
+        yield
+    except (decord.DECORDError, RuntimeError, IndexError, ValueError, MemoryError) as exc:
+        lines = str(exc).strip().splitlines() or [type(exc).__name__]
+        what = re.sub(r"\[[\d:]+\] \S+\.(?:cc|h):\d+: ", "", lines[0])  # the time and the place in Decord's source
+        what = re.sub(
+            r"^Check failed: .* \(\S+ vs\. \S+\) ", "", what
+        )  # the condition, with pointers and error numbers
+        what = what.replace(f" {path}, ", " ").replace(f" {path}...", "")
+        raise ClipError(_PLAIN_WORDS.get(what, f"cannot be decoded: {what}")) from exc
