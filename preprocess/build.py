@@ -12,6 +12,7 @@ import numpy as np
 from preprocess.config import PreprocessConfig
 from preprocess.errors import DatasetError
 from preprocess.extract import Extract
+from preprocess.lock import locked
 from preprocess.meld import Dataset, DatasetSplit, Utterance
 from preprocess.plan import PlannedShard, SourceDigests, inputs_sha256, plan_shards
 from preprocess.pool import extract_all
@@ -97,20 +98,23 @@ def build_shards(
         SpecMismatchError: if `out` holds shards of another spec.
         DatasetError: if more rows of a split have no picture than the config allows. What was made is kept.
         ShardError: if the disk is full or cannot be written.
+        OutputBusyError: if another run is writing to `out`.
     """
     spec = feature_spec(config, tokenizer)
     for split in dataset.splits:
         missing = [row.key for row in split.utterances if not row.clip and not row.twin]
         _check_failures(split, missing, config, why="have no clip")
-    _claim(out, spec)
-    tokenizer.save(out / "tokenizer")
-    works = [_SplitWork(dataset, split, out / split.name, config=config, spec=spec) for split in dataset.splits]
-    rows = chain.from_iterable(shard.utterances for work in works for shard in work.to_make)
-    extracts = extract_all(dataset.root, rows, config=config, spec=spec, num_workers=num_workers)
-    with closing(extracts):
-        for work in works:
-            work.make(extracts, tokenizer=tokenizer, on_progress=on_progress)
-    return {work.split.name: len(work.to_make) for work in works}
+    _claim(out, spec)  # before the lock, so that nothing is left in a folder that is not ours
+    with locked(out):
+        _claim(out, spec)  # and within it: between the two another run may have claimed it
+        tokenizer.save(out / "tokenizer")
+        works = [_SplitWork(dataset, split, out / split.name, config=config, spec=spec) for split in dataset.splits]
+        rows = chain.from_iterable(shard.utterances for work in works for shard in work.to_make)
+        extracts = extract_all(dataset.root, rows, config=config, spec=spec, num_workers=num_workers)
+        with closing(extracts):
+            for work in works:
+                work.make(extracts, tokenizer=tokenizer, on_progress=on_progress)
+        return {work.split.name: len(work.to_make) for work in works}
 
 
 class _SplitWork:

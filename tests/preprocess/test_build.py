@@ -70,7 +70,7 @@ def content_of(out: Path) -> dict[str, str]:
     return {
         path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(out.rglob("*"))
-        if path.is_file() and ".work" not in path.parts
+        if path.is_file() and ".work" not in path.parts and path.name != ".lock"
     }
 
 
@@ -723,3 +723,27 @@ def test_a_clip_that_was_killed_for_want_of_time_gets_another_chance(
     assert not any(sample.meta.presence["video"].present for sample in samples_of(tmp_path / "out"))
     build(original, tmp_path / "out")
     assert sum(sample.meta.presence["video"].present for sample in samples_of(tmp_path / "out")) == row_count
+
+
+# Two runs on one folder.
+
+
+def test_a_second_run_on_the_same_folder_is_refused_while_the_first_goes_on(original: Path, tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def meanwhile(split: str, done: int, total: int) -> None:
+        if not refused:
+            code = (
+                "import sys; from pathlib import Path; from preprocess.lock import locked\n"
+                "from preprocess.errors import OutputBusyError\n"
+                "try:\n    with locked(Path(sys.argv[1])): pass\n"
+                "except OutputBusyError as exc: sys.stdout.write(str(exc))"
+            )
+            command = [sys.executable, "-c", code, str(tmp_path / "out")]
+            done_ = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+            refused.append(done_.stdout)
+
+    build(original, tmp_path / "out", on_progress=meanwhile)
+    assert refused[0].startswith(f"another run is writing here (process {os.getpid()})")
+    assert "\n  next: " in refused[0]
+    build(original, tmp_path / "out")  # the lock went with the run
