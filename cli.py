@@ -1,8 +1,10 @@
 """The `mmsent` command: parses, calls, draws. Heavy libraries are imported inside the commands: `--help` is instant."""
 
+import errno
 import json
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,6 +51,12 @@ _MODEL = ModelConfig()
 _TRAIN = TrainConfig()
 
 T = TypeVar("T")
+_DISK_TROUBLE = {
+    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR,
+    errno.ENOTEMPTY, errno.EPERM, errno.EROFS,
+}  # fmt: skip
+"""What a disk or its owner may do to any file at any time, where no nearer message was written for it."""
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
 
@@ -62,13 +70,22 @@ def main() -> None:
         for line in rest:
             _err.print(escape(line), highlight=False, soft_wrap=True)
         sys.exit(1)
+    except OSError as exc:
+        if exc.errno not in _DISK_TROUBLE:
+            raise
+        _err.print(f"[bold red]error:[/] {escape(exc.strerror or str(exc))}", highlight=False, soft_wrap=True)
+        if exc.filename:
+            _err.print(f"  file: {escape(str(exc.filename))}", highlight=False, soft_wrap=True)
+        then = "check the path, its permissions and the free space, and run the same command again"
+        _err.print(f"  next: {then}", highlight=False, soft_wrap=True)
+        sys.exit(1)
 
 
 @app.callback()
 def _set_up() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_LogHandler()], force=True)
     for noisy in ("httpx", "huggingface_hub", "transformers"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+        logging.getLogger(noisy).setLevel(logging.ERROR)  # their last word comes back as an error of ours
 
 
 class _LogHandler(logging.Handler):
@@ -107,7 +124,7 @@ def make_demo_command(
     rows = ", ".join(f"{split} {count}" for split, count in summary.num_rows.items())
     size = f"{summary.num_clips} clips, {summary.footage_seconds:.0f} s of footage, {_bytes(summary.total_bytes)}"
     _out.print(f"Demo data set in {escape(str(directory))}: {size}; rows: {rows}", highlight=False, soft_wrap=True)
-    _next(f"mmsent preprocess {directory} --out SHARDS --text-encoder scratch")
+    _next(f"mmsent preprocess {shlex.quote(str(directory))} --out SHARDS --text-encoder scratch")
 
 
 @app.command("preprocess")
@@ -194,7 +211,7 @@ def preprocess_command(
         _print_json(value)
         return
     _print_reports(reports, out)
-    _next(f"mmsent train --shards {out} --out RUN{_encoder_option(text_encoder)}")
+    _next(f"mmsent train --shards {shlex.quote(str(out))} --out RUN{_encoder_option(text_encoder)}")
 
 
 @app.command("verify")
@@ -275,7 +292,7 @@ def train_command(
     from mmsent.errors import TrainingError
     from mmsent.train import train
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if int(os.environ.get("WORLD_SIZE") or "1") > 1:
         then = "start it without torchrun, on one device"
         raise TrainingError(describe("training on several processes is not there yet", then=then))
     chosen = _names("modalities", modalities)
@@ -335,7 +352,7 @@ def train_command(
         highlight=False,
         soft_wrap=True,
     )
-    _next(f"mmsent evaluate --shards {shards} --run {out} --split test")
+    _next(f"mmsent evaluate --shards {shlex.quote(str(shards))} --run {shlex.quote(str(out))} --split test")
 
 
 @app.command("evaluate")
@@ -478,7 +495,7 @@ def _next(command: str) -> None:
 
 
 def _encoder_option(name: str) -> str:
-    return "" if name == _MODEL.text_encoder else f" --text-encoder {name}"
+    return "" if name == _MODEL.text_encoder else f" --text-encoder {shlex.quote(name)}"
 
 
 def _checked(make: Callable[[], T]) -> T:
@@ -507,7 +524,7 @@ def _names(option: str, text: str) -> list[Modality]:
 
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and width.isdigit()):
+    if not (text.isascii() and height.isdigit() and width.isdigit()):
         raise typer.BadParameter(f"--size is HEIGHTxWIDTH in pixels, like 112x112; got {text!r}")
     return int(height), int(width)
 

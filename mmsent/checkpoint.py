@@ -79,7 +79,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         temporary.replace(path)
     except (OSError, SafetensorError) as exc:
         temporary.unlink(missing_ok=True)
-        then = "make room; the checkpoint before this one is still there: go on with `--resume`"
+        then = "make room; a checkpoint before this one, if any, is still there: go on with `--resume`"
         raise CheckpointError(describe(f"cannot write a checkpoint: {exc}", file=path, then=then)) from exc
     sync_directory(path.parent)
 

@@ -1,6 +1,7 @@
 """What one preprocessing run does, and what a demo data set is like."""
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal, get_args
 
 from shards.schema import DEFAULT_TEXT_ENCODER, AudioSpec, VideoSpec
@@ -82,9 +83,11 @@ class PreprocessConfig:
             raise ValueError(
                 f"max_tokens must leave room for one token between two special ones, got {self.max_tokens}"
             )
-        if self.log_epsilon <= 0 or self.clip_timeout_seconds <= 0:
-            values = f"{self.log_epsilon}, {self.clip_timeout_seconds}"
-            raise ValueError(f"log_epsilon and clip_timeout_seconds must be above 0, got {values}")
+        for name in ("log_epsilon", "clip_timeout_seconds"):
+            if not (getattr(self, name) > 0 and isfinite(getattr(self, name))):
+                raise ValueError(f"{name} must be a number above 0, got {getattr(self, name)}")
+        if (frame_bytes := 3 * self.num_frames * self.height * self.width) > 2**30:
+            raise ValueError(f"frames of one sample would take {frame_bytes / 1e9:.1f} GB; the most is 1.07 GB")
         if not 0 <= self.max_failed_fraction <= 1:
             raise ValueError(f"max_failed_fraction must be from 0 to 1, got {self.max_failed_fraction}")
         if self.decoder not in get_args(Decoder):

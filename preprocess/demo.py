@@ -7,14 +7,17 @@ Shape letters: T frames, H height, W width, N waveform values.
 
 import csv
 import multiprocessing
+import os
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +144,7 @@ def _make_demo(directory: Path, config: DemoConfig, *, on_progress: Callable[[in
             _write_csv(work / f"{split}_sent_emo.csv", [row for row in rows if row.split == split])
         # Spawned, not forked: forking a process that has threads, as PyTorch starts them, can hang the child.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(config.num_workers, mp_context=context, initializer=_ignore_interrupt) as pool:
+        with ProcessPoolExecutor(config.num_workers, mp_context=context, initializer=_follow_parent) as pool:
             encode = partial(_encode, directory=work, seed=config.seed)
             for done, _ in enumerate(pool.map(encode, rows), start=1):
                 on_progress(done, len(rows))
@@ -333,9 +336,20 @@ def speak(voice_emotion: str, speaker: str, *, num_frames: int, generator: np.ra
     return (voice + hiss).clip(-1, 1).astype(np.float32)
 
 
-def _ignore_interrupt() -> None:
-    """Leave Ctrl-C to the parent, which cancels what is not begun and removes the unfinished folder."""
+def _follow_parent() -> None:
+    """Leave Ctrl-C to the parent, which cancels what is not begun and removes the unfinished folder; end with it.
+
+    Without the second, the workers of a parent that was killed wait for ever: each holds the pipe of the others open.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with(parent: BaseProcess) -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
 
 
 def _encode(row: DemoRow, *, directory: Path, seed: int) -> None:

@@ -74,6 +74,9 @@ def test_a_path_with_brackets_is_shown_as_it_is(tmp_path: Path) -> None:
         ("preprocess", "somewhere", "--out", "x", "--workers", "-1"),
         ("preprocess", "somewhere", "--out", "x", "--workers", "0"),
         ("make-demo", "somewhere", "--workers", "0"),
+        ("preprocess", "somewhere", "--out", "x", "--size", "³x3"),
+        ("preprocess", "somewhere", "--out", "x", "--size", "100000x100000"),
+        ("preprocess", "somewhere", "--out", "x", "--clip-timeout", "nan"),
         ("train", "--shards", "s", "--out", "r", "--encoder-learning-rate", "1"),
         ("train", "--shards", "s", "--out", "r", "--seed", str(2**64)),
         ("train", "--shards", "s", "--out", "r", "--modalities", "smell"),
@@ -145,3 +148,16 @@ def test_verify_looks_at_a_split_of_which_only_the_index_was_copied(tmp_path: Pa
     assert result.returncode == 1
     assert "test-00000.tar" in result.stdout
     assert "Next: copy these files again; or delete them" in result.stdout
+
+
+def test_a_disk_that_refuses_is_a_message_and_exit_code_1(tmp_path: Path) -> None:
+    from tests.samples import make_sample, write_split
+
+    for split in ("train", "dev"):
+        write_split(tmp_path / "s", [make_sample(0, split=split)], split=split)
+    (tmp_path / "file").write_text("mine")
+    arguments = ("--text-encoder", "scratch", "--video-weights", "none", "--modalities", "text")
+    result = mmsent("train", "--shards", tmp_path / "s", "--out", tmp_path / "file" / "run", *arguments)
+    assert result.returncode == 1
+    assert "error: Not a directory\n  file: " in result.stderr
+    assert "Traceback" not in result.stderr

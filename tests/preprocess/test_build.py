@@ -40,6 +40,7 @@ from tests.clips import (
     write_meld,
     write_numbered_clip,
 )
+from tests.commands import left_alive
 
 ROOT = Path(__file__).parents[2]
 TOKENIZER = learn_tokenizer([row.text for row in make_rows(7)])
@@ -512,19 +513,6 @@ def start(arguments: Sequence[str]) -> "subprocess.Popen[bytes]":
     )
 
 
-def processes_of(session: int) -> list[int]:
-    """Return the live processes of a session; a zombie is none."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text("utf-8").rpartition(")")[2].split()
-        except OSError:
-            continue  # it ended while we looked
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
-
-
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_gives_the_same_bytes(original: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "killed"
@@ -559,12 +547,7 @@ def test_the_workers_of_a_killed_run_end_too(original: Path, tmp_path: Path) -> 
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    deadline = time.monotonic() + 20
-    while (left := processes_of(process.pid)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    assert left == []
+    assert left_alive(process.pid) == []
 
 
 # What is refused.

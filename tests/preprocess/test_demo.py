@@ -1,6 +1,8 @@
 import csv
 import hashlib
 import re
+import signal
+import time
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +16,7 @@ from preprocess.demo import DemoRow, DemoSummary, draw_pictures, make_demo, make
 from preprocess.demo_clip import write_clip
 from preprocess.errors import DatasetError
 from shards.schema import EMOTION, SENTIMENT, SPLITS
+from tests.commands import left_alive, start_mmsent
 
 _SMALL = DemoConfig(num_utterances=18)
 _FRAME_RATE = Fraction(24000, 1001)
@@ -159,6 +162,18 @@ def test_an_interrupted_run_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         make_demo(tmp_path / "demo", _SMALL, on_progress=stop)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_workers_of_a_killed_run_end_too(tmp_path: Path) -> None:
+    process = start_mmsent("make-demo", tmp_path / "demo", "--utterances", "200")
+    while not list(tmp_path.rglob("*.mp4")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()  # not read to its end: a worker that lived on would keep it open
+    assert left_alive(process.pid) == []
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
