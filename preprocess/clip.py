@@ -3,6 +3,7 @@
 Shape letters: T frames, H height, W width, N waveform values, F frames of the whole clip.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from preprocess.config import Decoder
 
-__all__ = ["SILENCE", "Picture", "Sound", "Timeline", "choose_frames", "decoder_version", "downmix"]
+__all__ = ["SILENCE", "Picture", "Sound", "Timeline", "choose_frames", "decoder_version", "downmix", "make_picture"]
 
 SILENCE = 1e-5
 """-100 dB: under the noise of any 16-bit recording."""
@@ -105,6 +106,17 @@ _DOWNMIX = {
 }
 """Weight of each channel in FFmpeg's order, FL FR FC LFE BL BR (SL SR). Source: ITU-R BS.775-4, annex 4; FFmpeg mixes
 5.1 to mono by the same ones. In a film the voice is in FC: a mix without it, or channel 0 alone, loses what is said."""
+
+
+def make_picture(frames: Sequence[NDArray[np.uint8]], timeline: Timeline) -> Picture:
+    """Put the chosen frames, `(H, W, 3)` each, and what is known of their clip together."""
+    return Picture(
+        frames=np.stack(frames),
+        num_frames=min(len(frames), len(timeline.starts)),
+        clip_frames=len(timeline.starts),
+        duration_seconds=timeline.duration_seconds,
+        variable_frame_rate=timeline.variable,
+    )
 
 
 def downmix(channels: NDArray[np.float32]) -> NDArray[np.float32]:

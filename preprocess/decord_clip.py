@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from preprocess.clip import SILENCE, Picture, Sound, Timeline, choose_frames, downmix
+from preprocess.clip import SILENCE, Picture, Sound, Timeline, choose_frames, downmix, make_picture
 from preprocess.errors import ClipError
 
 __all__ = ["probe_seconds", "read_picture", "read_sound"]
@@ -36,7 +36,7 @@ def read_picture(path: Path, *, num_frames: int, height: int, width: int) -> Pic
     """Decode frames spread evenly over the time of the whole clip, see `choose_frames`.
 
     Raises:
-        ClipError: if the clip cannot be opened, or not one frame of it decoded.
+        ClipError: if the clip cannot be opened, or is damaged somewhere between its first and its last frame.
     """
     decord = _decord()
     with _decoder_errors(path):
@@ -47,13 +47,7 @@ def read_picture(path: Path, *, num_frames: int, height: int, width: int) -> Pic
         # Decord hands over a frame while a thread decodes the next ones: without a look at the last frame, time would
         # decide whether damage behind the last chosen one is met.
         reader[len(timeline.starts) - 1]
-    return Picture(
-        frames=np.stack([chosen[index] for index in indices.tolist()]),
-        num_frames=min(num_frames, len(timeline.starts)),
-        clip_frames=len(timeline.starts),
-        duration_seconds=timeline.duration_seconds,
-        variable_frame_rate=timeline.variable,
-    )
+    return make_picture([chosen[index] for index in indices.tolist()], timeline)
 
 
 def read_sound(path: Path, *, sample_rate: int, max_values: int) -> Sound:

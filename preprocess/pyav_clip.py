@@ -18,7 +18,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from preprocess.clip import SILENCE, Picture, Sound, Timeline, choose_frames, downmix
+from preprocess.clip import SILENCE, Picture, Sound, Timeline, choose_frames, downmix, make_picture
 from preprocess.errors import ClipError
 
 __all__ = ["has_cut_start", "probe_seconds", "read_picture", "read_sound"]
@@ -66,13 +66,7 @@ def read_picture(path: Path, *, num_frames: int, height: int, width: int) -> Pic
         if missing:
             seconds = float(min(missing) * (stream.time_base or 1)) - timeline.starts[0]
             raise ClipError(f"cannot be decoded: the frame at {seconds:.2f} s is damaged")
-    return Picture(
-        frames=np.stack([frames[stamp] for stamp in stamps.tolist()]),
-        num_frames=min(num_frames, len(timeline.starts)),
-        clip_frames=len(timeline.starts),
-        duration_seconds=timeline.duration_seconds,
-        variable_frame_rate=timeline.variable,
-    )
+    return make_picture([frames[stamp] for stamp in stamps.tolist()], timeline)
 
 
 def read_sound(path: Path, *, sample_rate: int, max_values: int) -> Sound:
