@@ -16,9 +16,10 @@ import time
 from itertools import chain
 from pathlib import Path
 
+from preprocess.annotations import Dataset
 from preprocess.build import build_tokenizer, feature_spec
 from preprocess.config import PreprocessConfig
-from preprocess.meld import Dataset, read_meld
+from preprocess.meld import read_meld
 from preprocess.pool import extract_all
 
 

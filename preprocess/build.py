@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from preprocess.annotations import Dataset, DatasetSplit, Utterance
 from preprocess.config import PreprocessConfig
 from preprocess.errors import DatasetError
 from preprocess.extract import Extract
 from preprocess.lock import locked
-from preprocess.meld import Dataset, DatasetSplit, Utterance
 from preprocess.plan import PlannedShard, SourceDigests, inputs_sha256, plan_shards
 from preprocess.pool import extract_all
 from preprocess.text import TextTokenizer, learn_tokenizer, load_tokenizer

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
+from preprocess.annotations import Utterance
 from preprocess.config import PreprocessConfig
 from preprocess.errors import DatasetError
 from preprocess.extract import Extract, absent_extract, extract
-from preprocess.meld import Utterance, read_meld
+from preprocess.meld import read_meld
 from preprocess.text import TextTokenizer
 from shards.errors import describe
 from shards.schema import MELD_LABELS, FeatureSpec

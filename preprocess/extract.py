@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preprocess import decord_clip, pyav_clip
+from preprocess.annotations import Utterance
 from preprocess.clip import Picture, Sound
 from preprocess.config import Decoder, TestClips
 from preprocess.errors import ClipError
 from preprocess.logmel import LogMel
-from preprocess.meld import Utterance
 from shards.schema import PRESENT, AudioSpec, Note, NoteKind, Presence, VideoSpec
 
 __all__ = ["Extract", "absent_extract", "choose_clip", "extract", "start_worker"]

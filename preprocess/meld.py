@@ -8,66 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from preprocess.annotations import Dataset, DatasetSplit, Span, Utterance
 from preprocess.errors import DatasetError
 from shards.errors import describe
 from shards.schema import MELD_LABELS, SPLITS
 
-__all__ = ["Dataset", "DatasetSplit", "Utterance", "normalise_text", "parse_time", "read_meld"]
+__all__ = ["normalise_text", "parse_time", "read_meld"]
 
 COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID", "StartTime", "EndTime")
-"""What is read of a row. `Sr No.` is not: it repeats in train, 57 times."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Utterance:
-    """One row of the annotations and the files that may show it."""
-
-    key: str
-    split: str
-    dialogue_id: str
-    utterance_id: str
-    turn_index: int
-    """Place among the rows of its dialogue, from 0."""
-    speaker: str
-    text: str
-    text_repaired: bool
-    """Whether `text` is what cp1252 meant by the control characters of the file."""
-    labels: Mapping[str, str]
-    annotated_seconds: float
-    clip: str
-    """The row's clip relative to the dataset's folder, with forward slashes; empty when there is none."""
-    twin: str
-    """Its `final_videos_test*` twin, likewise."""
-    clip_name: str
-    """The file name looked for, for messages."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetSplit:
-    """The rows of a split and the files of its clip folder that are no row's clip."""
-
-    name: str
-    csv: str
-    clip_folder: str
-    utterances: tuple[Utterance, ...]
-    num_files: int
-    orphan_clips: tuple[str, ...]
-    """Clips named like MELD's that no row asks for."""
-    twins: tuple[str, ...]
-    """`final_videos_test*` files, used or not."""
-    ignored_files: tuple[str, ...]
-    """Files that are no clips, such as macOS's `._*` companions."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dataset:
-    """A MELD folder as found."""
-
-    root: Path
-    splits: tuple[DatasetSplit, ...]
-    missing_splits: tuple[str, ...]
-    other_csvs: tuple[str, ...]
-    """Annotation files deeper in the folder than the ones that were read."""
+"""What a row must have; Season and Episode are read where they are. `Sr No.` is not: it repeats in train, 57 times."""
 
 
 def read_meld(root: Path) -> Dataset:
@@ -106,6 +55,7 @@ def _read_meld(root: Path) -> Dataset:
         raise DatasetError(describe(what, file=root, then=then))
     return Dataset(
         root=root,
+        label_sets=MELD_LABELS,
         splits=tuple(_read_split(root, name, csvs[name], clip_folders.get(name)) for name in SPLITS if name in csvs),
         missing_splits=tuple(name for name in SPLITS if name not in csvs),
         other_csvs=others,
@@ -235,7 +185,9 @@ def _read_split(root: Path, name: str, path: Path, folder: Path | None) -> Datas
                 text=normalise_text(row.text),
                 text_repaired=normalise_text(row.text) != row.text,
                 labels=row.labels,
-                annotated_seconds=row.seconds,
+                season=row.season,
+                episode=row.episode,
+                span=row.span,
                 clip=prefix + plain[clip_name] if clip_name in plain else "",
                 twin=prefix + twins[clip_name] if clip_name in twins else "",
                 clip_name=prefix + clip_name,
@@ -262,7 +214,9 @@ class _Row:
     speaker: str
     text: str
     labels: Mapping[str, str]
-    seconds: float
+    season: str
+    episode: str
+    span: Span
 
 
 def _read_rows(path: Path) -> list[_Row]:
@@ -315,5 +269,7 @@ def _parse_row(values: Mapping[str, str | None]) -> _Row:
         speaker=value("Speaker"),
         text=value("Utterance"),
         labels=labels,
-        seconds=round(parse_time(value("EndTime")) - parse_time(value("StartTime")), 3),
+        season=(values.get("Season") or "").strip(),
+        episode=(values.get("Episode") or "").strip(),
+        span=Span(start_seconds=parse_time(value("StartTime")), end_seconds=parse_time(value("EndTime"))),
     )

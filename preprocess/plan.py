@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from preprocess.annotations import Utterance
 from preprocess.config import TestClips
-from preprocess.meld import Utterance
 from shards.index import publish, sha256_file
 from shards.schema import canonical_json
 from shards.writer import shard_name
@@ -50,6 +50,7 @@ def inputs_sha256(utterances: Sequence[Utterance], *, digest: Callable[[str], st
             "text_repaired": row.text_repaired,
             "labels": dict(row.labels),
             "annotated_seconds": row.annotated_seconds,
+            "part": [row.part.start_seconds, row.part.end_seconds] if row.part else [],
             "clip_name": row.clip_name,
             "clips": [[path, digest(path)] for path in (row.clip, row.twin) if path],
             "test_clips": test_clips if row.twin else "",

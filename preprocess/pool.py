@@ -13,9 +13,9 @@ from pathlib import Path
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
+from preprocess.annotations import Utterance
 from preprocess.config import PreprocessConfig
 from preprocess.extract import Extract, absent_extract, extract, start_worker
-from preprocess.meld import Utterance
 from shards.schema import FeatureSpec
 
 __all__ = ["extract_all"]

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from preprocess.meld import Dataset, DatasetSplit
+from preprocess.annotations import Dataset, DatasetSplit
 from shards.reader import Split
 from shards.schema import MODALITIES, SampleMeta
 

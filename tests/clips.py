@@ -17,8 +17,8 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from preprocess.annotations import Span, Utterance
 from preprocess.config import PreprocessConfig
-from preprocess.meld import Utterance
 from shards.schema import FeatureSpec, TextSpec
 
 SAMPLE_RATE = 48_000
@@ -233,7 +233,7 @@ def make_utterance(
         text=text,
         text_repaired=False,
         labels={"emotion": "joy", "sentiment": "positive"},
-        annotated_seconds=annotated_seconds,
+        span=Span(start_seconds=10.0, end_seconds=10.0 + annotated_seconds),
         clip=clip,
         twin=twin,
         clip_name=f"clips/dia0_utt{number}.mp4",

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from preprocess.annotations import Utterance
 from preprocess.build import build_shards, build_tokenizer, feature_spec
 from preprocess.errors import DatasetError
 from preprocess.extract import Extract, absent_extract, extract
-from preprocess.meld import Utterance, read_meld
+from preprocess.meld import read_meld
 from preprocess.report import report_splits, report_to_json
 from preprocess.text import TextTokenizer, learn_tokenizer
 from shards.errors import ShardError, SpecMismatchError

@@ -5,9 +5,9 @@ import av
 import numpy as np
 import pytest
 
+from preprocess.annotations import Utterance
 from preprocess.config import TestClips as WhichClips  # under its own name pytest would take it for tests
 from preprocess.extract import Extract, absent_extract, choose_clip, extract
-from preprocess.meld import Utterance
 from tests.clips import (
     SAMPLE_RATE,
     cut_without_encoding,

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from preprocess.annotations import Dataset, DatasetSplit
 from preprocess.errors import DatasetError
-from preprocess.meld import Dataset, DatasetSplit, normalise_text, parse_time, read_meld
+from preprocess.meld import normalise_text, parse_time, read_meld
 from tests.clips import CLIP_FOLDERS, COLUMNS, Row, write_csv
 
 MELD_CSV = Path(__file__).parents[3] / "shared" / "meld-csv"

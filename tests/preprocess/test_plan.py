@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from preprocess.annotations import Span, Utterance
 from preprocess.config import TestClips as WhichClips  # under its own name pytest would take it for tests
-from preprocess.meld import Utterance
 from preprocess.plan import SourceDigests, inputs_sha256, plan_shards
 from shards.index import sha256_file
 from tests.clips import make_utterance
@@ -62,7 +62,8 @@ CHANGES: list[dict[str, object]] = [
     {"text_repaired": True},
     {"labels": {"emotion": "anger", "sentiment": "positive"}},
     {"labels": {"emotion": "joy", "sentiment": "negative"}},
-    {"annotated_seconds": 1.501},
+    {"span": Span(start_seconds=10.0, end_seconds=11.501)},
+    {"cut_by_span": True},
     {"clip": ""},
     {"clip": "elsewhere/dia0_utt0.mp4"},
     {"twin": "clips/final_videos_testdia0_utt0.mp4"},
@@ -80,7 +81,7 @@ def test_a_change_of_any_field_of_a_row_is_seen(change: dict[str, object]) -> No
 def test_every_field_of_a_row_is_among_the_changes_or_follows_from_them() -> None:
     """Who adds a field to `Utterance` decides here whether it decides the bytes of a shard."""
     tried = {name for change in CHANGES for name in change}
-    assert {field.name for field in dataclasses.fields(Utterance)} - tried == {"split"}
+    assert {field.name for field in dataclasses.fields(Utterance)} - tried == {"split", "season", "episode"}
 
 
 def test_a_change_of_a_clip_or_of_its_twin_is_seen() -> None:

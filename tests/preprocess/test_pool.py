@@ -4,15 +4,16 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pebble import ProcessPool
 
+from preprocess.annotations import Utterance
 from preprocess.config import TestClips as WhichClips  # under its own name pytest would take it for tests
 from preprocess.extract import Extract
-from preprocess.meld import Utterance
 from preprocess.pool import _AHEAD, _context, _outcome, _Task, extract_all
 from tests.clips import make_utterance, small_config, small_spec, write_clip, write_crashing_clip, write_numbered_clip
 
@@ -120,7 +121,7 @@ def test_a_larger_file_has_more_time(tmp_path: Path) -> None:
 
 def test_a_bug_in_a_worker_is_raised_and_leaves_no_process_behind(tmp_path: Path) -> None:
     rows = write_rows(tmp_path, 2)
-    rows[1] = make_utterance(1, clip=rows[1].clip, annotated_seconds="soon")  # type: ignore[arg-type]
+    rows[1] = replace(rows[1], span="soon")  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         run(tmp_path, rows)
     assert multiprocessing.active_children() == []
