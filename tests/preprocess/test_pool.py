@@ -122,7 +122,7 @@ def test_a_larger_file_has_more_time(tmp_path: Path) -> None:
 def test_a_bug_in_a_worker_is_raised_and_leaves_no_process_behind(tmp_path: Path) -> None:
     rows = write_rows(tmp_path, 2)
     rows[1] = replace(rows[1], span="soon")  # type: ignore[arg-type]
-    with pytest.raises(TypeError):
+    with pytest.raises(AttributeError):
         run(tmp_path, rows)
     assert multiprocessing.active_children() == []
 
