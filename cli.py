@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from mmsent.config import ClassWeights, ModelConfig, Precision, TrainConfig
-from preprocess.config import Decoder, DemoConfig, PreprocessConfig, TestClips
+from preprocess.config import Decoder, DemoConfig, Part, PreprocessConfig, TestClips
 from shards.errors import ExpectedError, describe
 from shards.schema import MODALITIES, Modality
 
@@ -202,9 +202,16 @@ def preprocess_command(
             _move(progress, tasks[split], done, total)
 
         made = build_shards(
-            dataset, out, config=config, tokenizer=tokenizer, num_workers=num_workers, on_progress=on_progress
+            dataset,
+            out,
+            config=config,
+            tokenizer=tokenizer,
+            num_workers=num_workers,
+            part=Part(),
+            remake=False,
+            on_progress=on_progress,
         )
-    reports = report_splits(dataset, out, shards_made=made)
+    reports = report_splits(dataset, out, made=made)
     value = report_to_json(dataset, reports)
     publish(out / "report.json", (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
     if as_json:

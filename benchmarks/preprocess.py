@@ -19,8 +19,9 @@ from pathlib import Path
 from preprocess.annotations import Dataset
 from preprocess.build import build_tokenizer, feature_spec
 from preprocess.config import PreprocessConfig
+from preprocess.extract import MEDIA
 from preprocess.meld import read_meld
-from preprocess.pool import extract_all
+from preprocess.pool import Request, extract_all
 
 
 def clips_per_second(dataset: Dataset, *, num_workers: int, repeat: int) -> tuple[float, float]:
@@ -31,7 +32,7 @@ def clips_per_second(dataset: Dataset, *, num_workers: int, repeat: int) -> tupl
     """
     config = PreprocessConfig(text_encoder="scratch")
     spec = feature_spec(config, build_tokenizer(dataset, config))
-    rows = [row for split in dataset.splits for row in split.utterances if row.clip]
+    rows = [Request(row=row, media=MEDIA) for split in dataset.splits for row in split.utterances if row.clip]
     repeated = chain.from_iterable([rows] * repeat)
     marks = []
     megabytes = 0.0

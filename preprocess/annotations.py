@@ -84,6 +84,8 @@ class Dataset:
     """A data set's folder as found."""
 
     root: Path
+    adapter: str
+    """Name of what read it."""
     label_sets: tuple[LabelSet, ...]
     splits: tuple[DatasetSplit, ...]
     missing_splits: tuple[str, ...]

@@ -1,26 +1,30 @@
-"""A dataset -> shards: keep what is made, make the rest, publish the index last."""
+"""A dataset -> shards: keep what is made, take what fits from older ones, decode the rest, publish the index last."""
 
-import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from preprocess.annotations import Dataset, DatasetSplit, Utterance
-from preprocess.config import PreprocessConfig
+from preprocess.claim import Claim, check_claim, write_claim
+from preprocess.config import Part, PreprocessConfig
 from preprocess.errors import DatasetError
-from preprocess.extract import Extract
+from preprocess.extract import MEDIA, SHORT_SECONDS, Extract, Medium
 from preprocess.lock import locked
-from preprocess.plan import PlannedShard, SourceDigests, inputs_sha256, plan_shards
-from preprocess.pool import extract_all
+from preprocess.plan import PlannedShard, SourceDigests, clip_sha256, inputs_sha256, plan_shards, write_plan
+from preprocess.pool import Request, extract_all
+from preprocess.reuse import open_old_shard
 from preprocess.text import TextTokenizer, learn_tokenizer, load_tokenizer
-from shards.errors import ShardError, SpecMismatchError, describe
-from shards.index import INDEX_NAME, Index, ShardInfo, publish, read_index, read_sidecar, sidecar_name, write_index
+from shards.errors import ShardError, describe
+from shards.index import INDEX_NAME, Index, ShardInfo, read_index, read_sidecar, sidecar_name, write_index
 from shards.schema import (
-    MELD_LABELS,
     MODALITIES,
     PRESENT,
     SCRATCH,
@@ -30,16 +34,32 @@ from shards.schema import (
     Sample,
     SampleMeta,
     Source,
-    canonical_json,
+    VideoSpec,
 )
-from shards.writer import read_record, record_path, write_shard
+from shards.strip import encode_strip
+from shards.writer import Origin, read_record, record_path, write_shard
 
-__all__ = ["Progress", "build_shards", "build_tokenizer", "feature_spec"]
+__all__ = ["Progress", "SplitMade", "build_shards", "build_tokenizer", "feature_spec"]
 
 _LOG = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 """Called with the split, its rows done and its rows to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitMade:
+    """What a run did for one split."""
+
+    finished: bool
+    """Whether its index is there; false while other parts are not done."""
+    shards_made: int
+    shards_missing: tuple[str, ...]
+    """Those that other parts are to make."""
+    decoded: Mapping[Medium, int]
+    """Clips of which it was decoded."""
+    reused: Mapping[Medium, int]
+    """Rows for which it was taken from an older shard, in shards that were made."""
 
 
 def build_tokenizer(dataset: Dataset, config: PreprocessConfig) -> TextTokenizer:
@@ -62,10 +82,12 @@ def feature_spec(config: PreprocessConfig, tokenizer: TextTokenizer) -> FeatureS
     """Return what decides the bytes of the shards of a run."""
     from preprocess.clip import decoder_version
     from preprocess.logmel import transform_version
+    from shards.strip import encoder_version
 
+    decoder = decoder_version(config.decoder)
     return FeatureSpec(
-        video=config.video_spec(decoder_version=decoder_version(config.decoder)),
-        audio=config.audio_spec(decoder_version=decoder_version(config.decoder), transform_version=transform_version()),
+        video=config.video_spec(decoder_version=decoder, encoder_version=encoder_version()),
+        audio=config.audio_spec(decoder_version=decoder, transform_version=transform_version()),
         text=tokenizer.spec(max_tokens=config.max_tokens),
     )
 
@@ -77,117 +99,221 @@ def build_shards(
     config: PreprocessConfig,
     tokenizer: TextTokenizer,
     num_workers: int,
+    part: Part,
+    remake: bool,
     on_progress: Progress,
-) -> dict[str, int]:
+) -> dict[str, SplitMade]:
     """Make the shards of every split of a dataset under `out`.
 
     Shards that an earlier run finished from the same inputs and spec are kept: an interrupted run goes on where it was.
+    Of the others what still fits is taken, sample by sample and modality by modality, and only the rest is decoded.
 
     Args:
         dataset: What to read.
-        out: A folder that is empty, new, or was made with the same spec.
+        out: A folder that is empty, new, or holds shards of ours.
         config: How.
         tokenizer: From `build_tokenizer`.
         num_workers: Processes that decode; they do not change any byte.
+        part: Which share of the shards to make; whoever finishes last publishes the index.
+        remake: Whether pictures may be decoded again because they are to be made in another way.
         on_progress: Called as rows are finished.
 
     Returns:
-        The number of shards made in this run, by split; the others were kept.
+        What was done, by split.
 
     Raises:
-        SpecMismatchError: if `out` holds shards of another spec.
+        SpecMismatchError: if pictures would have to be decoded again and `remake` does not say so.
         DatasetError: if more rows of a split have no picture than the config allows. What was made is kept.
-        ShardError: if the disk is full or cannot be written.
+        ShardError: if the disk is full or cannot be written, or `out` holds something else.
         OutputBusyError: if another run is writing to `out`.
     """
-    spec = feature_spec(config, tokenizer)
+    ours = Claim(
+        adapter=dataset.adapter,
+        samples_per_shard=config.samples_per_shard,
+        test_clips=config.test_clips,
+        spec=feature_spec(config, tokenizer),
+    )
     for split in dataset.splits:
         missing = [row.key for row in split.utterances if not row.clip and not row.twin]
         _check_failures(split, missing, config, why="have no clip")
-    _claim(out, spec)  # before the lock, so that nothing is left in a folder that is not ours
-    with locked(out):
-        _claim(out, spec)  # and within it: between the two another run may have claimed it
+    check_claim(out, ours, remake=remake)  # before the lock, so that nothing is left in a folder that is not ours
+    _make_folder(out)
+    with locked(out, part):
+        for difference in check_claim(out, ours, remake=remake):  # and within it: another run may have come first
+            _LOG.info("what is made in another way is made again: %s", difference)
+        if part.count == 1:
+            _sweep(out)
+        write_claim(out, ours)
         tokenizer.save(out / "tokenizer")
-        works = [_SplitWork(dataset, split, out / split.name, config=config, spec=spec) for split in dataset.splits]
-        rows = chain.from_iterable(shard.utterances for work in works for shard in work.to_make)
-        extracts = extract_all(dataset.root, rows, config=config, spec=spec, num_workers=num_workers)
+        works = [
+            _SplitWork(dataset, split, out / split.name, config=config, spec=ours.spec, part=part)
+            for split in dataset.splits
+        ]
+        requests = chain.from_iterable(work.requests() for work in works)
+        extracts = extract_all(dataset.root, requests, config=config, spec=ours.spec, num_workers=num_workers)
         with closing(extracts):
-            for work in works:
-                work.make(extracts, tokenizer=tokenizer, on_progress=on_progress)
-        return {work.split.name: len(work.to_make) for work in works}
+            return {
+                work.split.name: work.make(extracts, tokenizer=tokenizer, on_progress=on_progress) for work in works
+            }
+
+
+_WORDS: Mapping[Medium, str] = {"video": "picture", "audio": "sound"}
+
+
+class _Gathered:
+    """From what the samples of a shard are made, gathered as they are written."""
+
+    def __init__(self, spec: FeatureSpec) -> None:
+        self._fingerprints = spec.fingerprints()
+        self._clips: dict[str, str] = {}
+        self._sources: dict[str, dict[str, str]] = {}
+
+    def add(self, row: Utterance, extracted: Extract, *, source: str) -> None:
+        """Note a row. What a decoder was killed over for want of time or memory has no source: it may do better."""
+        self._clips[row.key] = source
+        self._sources[row.key] = {
+            medium: source for medium, feature in extracted.features.items() if not feature.killed
+        }
+
+    def origin(self, rows: tuple[Utterance, ...]) -> Origin:
+        """Return the origin of a shard of these rows."""
+        settled = all(len(sources) == len(MEDIA) for sources in self._sources.values())
+        return Origin(
+            inputs_sha256=inputs_sha256(rows, self._clips) if settled else "",
+            fingerprints=self._fingerprints,
+            sources=self._sources,
+        )
 
 
 class _SplitWork:
     """The making of one split."""
 
     def __init__(
-        self, dataset: Dataset, split: DatasetSplit, directory: Path, *, config: PreprocessConfig, spec: FeatureSpec
+        self,
+        dataset: Dataset,
+        split: DatasetSplit,
+        directory: Path,
+        *,
+        config: PreprocessConfig,
+        spec: FeatureSpec,
+        part: Part,
     ) -> None:
         self.split = split
+        self._label_sets = dataset.label_sets
         self._directory = directory
         self._config = config
         self._spec = spec
+        self._part = part
         directory.mkdir(exist_ok=True)
-        self._digests = SourceDigests(directory / ".work" / "sources.json", root=dataset.root)
+        self._digests = SourceDigests(directory / ".work", root=dataset.root, part=part)
         plan = plan_shards(split.name, split.utterances, samples_per_shard=config.samples_per_shard)
-        self._shards: dict[str, ShardInfo | None] = {shard.name: self._finished(shard) for shard in plan}
-        self.to_make = [shard for shard in plan if self._shards[shard.name] is None]
+        self._plan = plan
+        write_plan(directory, plan)
+        self._finished = {
+            shard.name: self._kept(shard) if part.makes(shard.index) else self._made_elsewhere(shard) for shard in plan
+        }
+        self._to_make = [shard for shard in plan if part.makes(shard.index) and not self._finished[shard.name]]
+        self._taken: deque[tuple[Request, Extract]] = deque()
+        self._decoded: Counter[Medium] = Counter()
+        self._reused: Counter[Medium] = Counter()
 
-    def make(self, extracts: Iterator[Extract], *, tokenizer: TextTokenizer, on_progress: Progress) -> None:
-        """Make what is missing, from extracts that come in the order of its rows; then publish the index."""
+    def requests(self) -> Iterator[Request]:
+        """Say row by row what is to be decoded, having taken what an older shard holds. Runs ahead of `make`."""
+        for shard in self._to_make:
+            path = self._directory / shard.name
+            with open_old_shard(path, read_record(path), spec=self._spec, num_tasks=len(self._label_sets)) as old:
+                for row in shard.utterances:
+                    taken = old.extract(row.key, self._clip_sha256(row))
+                    request = Request(row=row, media=tuple(medium for medium in MEDIA if medium not in taken.features))
+                    self._taken.append((request, taken))
+                    yield request
+
+    def make(self, extracts: Iterator[Extract], *, tokenizer: TextTokenizer, on_progress: Progress) -> SplitMade:
+        """Make what is missing, from extracts that come in the order of `requests`; then publish the index."""
         self._digests.save()  # of clips that were only touched: their shards are kept
-        if self.to_make:
+        if self._to_make:
             (self._directory / INDEX_NAME).unlink(missing_ok=True)  # from here on the split is unfinished
-        total = sum(len(shard.utterances) for shard in self.to_make)
+        total = sum(len(shard.utterances) for shard in self._to_make)
         done = 0
-        for shard in self.to_make:
-            killed: list[str] = []
+        for shard in self._to_make:
+            origin = _Gathered(self._spec)
 
-            def samples(shard: PlannedShard = shard, done: int = done, killed: list[str] = killed) -> Iterator[Sample]:
+            def samples(shard: PlannedShard = shard, done: int = done, origin: _Gathered = origin) -> Iterator[Sample]:
                 for number, row in enumerate(shard.utterances, start=done + 1):
-                    extracted = next(extracts)
-                    if extracted.killed:
-                        killed.append(row.key)
-                    if not extracted.video.present:
-                        _LOG.warning("no picture, row kept: %s, %s", row.key, extracted.video.reason)
-                    elif not extracted.audio.present:
-                        _LOG.warning("no sound, row kept: %s, %s", row.key, extracted.audio.reason)
+                    extracted = self._next(row, extracts)
+                    origin.add(row, extracted, source=self._clip_sha256(row))
                     yield self._sample(row, extracted, tokenizer=tokenizer)
                     on_progress(self.split.name, number, total)
 
-            self._shards[shard.name] = write_shard(
+            self._finished[shard.name] = write_shard(
                 self._directory / shard.name,
                 samples(),
                 spec=self._spec,
-                label_sets=MELD_LABELS,
-                # A clip killed for time or memory may do better next time, so such a shard fits no inputs.
-                inputs_sha256=lambda shard=shard, killed=killed: (  # type: ignore[misc]
-                    "" if killed else self._inputs_sha256(shard.utterances)
-                ),
+                label_sets=self._label_sets,
+                origin=lambda shard=shard, origin=origin: origin.origin(shard.utterances),  # type: ignore[misc]
             )
             self._digests.save()
             done += len(shard.utterances)
-        self._finish()
+        for shard in self._plan:
+            if not self._part.makes(shard.index):
+                self._finished[shard.name] = self._made_elsewhere(shard)  # other parts went on meanwhile
+        missing = tuple(name for name, info in self._finished.items() if info is None)
+        if not missing:
+            self._finish()
+        return SplitMade(
+            finished=not missing,
+            shards_made=len(self._to_make),
+            shards_missing=missing,
+            decoded={medium: self._decoded[medium] for medium in MEDIA},
+            reused={medium: self._reused[medium] for medium in MEDIA},
+        )
 
-    def _finished(self, shard: PlannedShard) -> ShardInfo | None:
-        """Return what is known of a shard that an earlier run made from the same inputs."""
-        info = read_record(self._directory / shard.name, spec=self._spec)
-        if info is None or info.inputs_sha256 != self._inputs_sha256(shard.utterances):
+    def _next(self, row: Utterance, extracts: Iterator[Extract]) -> Extract:
+        """Put what was decoded of the next row and what was taken from an older shard together."""
+        extracted = next(extracts)
+        request, taken = self._taken.popleft()
+        if row.clip or row.twin:
+            self._decoded.update(request.media)
+        self._reused.update(list(taken.features))  # not the mapping: a Counter would add its values
+        chosen = taken if taken.features else extracted  # both chose the same clip
+        lacking = [medium for medium in request.media if not extracted.features[medium].presence.present]
+        if lacking:  # of a clip without a picture and without sound one line says enough
+            what, reason = _WORDS[lacking[0]], extracted.features[lacking[0]].presence.reason
+            _LOG.warning("no %s, row kept: %s, %s", what, row.key, reason)
+        return Extract(path=chosen.path, notes=chosen.notes, features={**taken.features, **extracted.features})
+
+    def _kept(self, shard: PlannedShard) -> ShardInfo | None:
+        """Return what is known of a shard that an earlier run made from the same inputs in the same way."""
+        record = read_record(self._directory / shard.name)
+        if record is None or record[1].fingerprints != self._spec.fingerprints():
             return None
-        return info
+        clips = {row.key: self._clip_sha256(row) for row in shard.utterances}
+        return record[0] if record[1].inputs_sha256 == inputs_sha256(shard.utterances, clips) else None
 
-    def _inputs_sha256(self, rows: Iterable[Utterance]) -> str:
-        return inputs_sha256(tuple(rows), digest=self._digests, test_clips=self._config.test_clips)
+    def _made_elsewhere(self, shard: PlannedShard) -> ShardInfo | None:
+        """Return what is known of a shard that another part made: whoever made it has looked at its clips."""
+        record = read_record(self._directory / shard.name)
+        return record[0] if record is not None and record[1].fingerprints == self._spec.fingerprints() else None
+
+    def _clip_sha256(self, row: Utterance) -> str:
+        return clip_sha256(row, digest=self._digests, test_clips=self._config.test_clips)
 
     def _sample(self, row: Utterance, extracted: Extract, *, tokenizer: TextTokenizer) -> Sample:
         """Put a row and what its clip gave together; an absent modality is zeros of the same size."""
         spec = self._spec
         tokens, num_tokens, all_tokens = tokenizer.encode(row.text, max_tokens=spec.text.max_tokens)
-        notes = list(extracted.notes)
+        video, audio = extracted.features["video"], extracted.features["audio"]
+        notes = [*extracted.notes]
+        if row.span is not None and row.annotated_seconds < SHORT_SECONDS:
+            detail = f"the annotation gives {row.annotated_seconds:.3f} s"
+            notes.append(Note(kind="short_row", about="row", detail=detail))
+        notes += [*video.notes, *audio.notes]
         if row.text_repaired:
-            notes.append(Note(kind="text_repaired", detail="cp1252 control characters replaced by what they meant"))
+            detail = "cp1252 control characters replaced by what they meant"
+            notes.append(Note(kind="text_repaired", about="text", detail=detail))
         if all_tokens > num_tokens:
-            notes.append(Note(kind="text_cut", detail=f"the first {num_tokens} of {all_tokens} tokens are kept"))
+            detail = f"the first {num_tokens} of {all_tokens} tokens are kept"
+            notes.append(Note(kind="text_cut", about="text", detail=detail))
         has_text = bool(row.text.strip())
         meta = SampleMeta(
             key=row.key,
@@ -198,74 +324,68 @@ class _SplitWork:
             speaker=row.speaker,
             text=row.text,
             labels=row.labels,
-            num_frames=extracted.num_frames,
-            num_hops=extracted.num_hops,
+            num_frames=video.length,
+            num_hops=audio.length,
             num_tokens=num_tokens,
             presence={
-                "video": extracted.video,
-                "audio": extracted.audio,
+                "video": video.presence,
+                "audio": audio.presence,
                 "text": PRESENT if has_text else Presence(present=False, reason="the transcript is empty"),
             },
             source=Source(path=extracted.path, sha256=self._digests(extracted.path) if extracted.path else ""),
-            duration_seconds=extracted.duration_seconds,
+            video_seconds=video.seconds,
+            audio_seconds=audio.seconds,
             annotated_seconds=row.annotated_seconds,
             notes=tuple(notes),
         )
         return Sample(
             meta=meta,
-            frames=extracted.frames if extracted.video.present else np.zeros(spec.video.shape, np.uint8),
-            logmel=extracted.logmel if extracted.audio.present else np.zeros(spec.audio.shape, np.float16),
+            frames=video.array if video.presence.present else _no_frames(spec.video),
+            logmel=audio.array if audio.presence.present else np.zeros(spec.audio.shape, np.float16),
             tokens=tokens,
         )
 
     def _finish(self) -> None:
         """Publish the index of a whole split unless it is there already; remove shards of an older plan."""
-        shards = tuple(shard for shard in self._shards.values() if shard is not None)
-        sidecars = [read_sidecar(self._directory, shard, num_tasks=len(MELD_LABELS)) for shard in shards]
+        shards = tuple(shard for shard in self._finished.values() if shard is not None)
+        sidecars = [read_sidecar(self._directory, shard, num_tasks=len(self._label_sets)) for shard in shards]
         seen = np.concatenate(sidecars)["present"] & 1 << MODALITIES.index("video")
         failed = [row.key for row, present in zip(self.split.utterances, seen, strict=True) if not present]
         _check_failures(self.split, failed, self._config, why="have no picture")
-        index = Index(split=self.split.name, spec=self._spec, label_sets=MELD_LABELS, shards=shards)
+        index = Index(split=self.split.name, spec=self._spec, label_sets=self._label_sets, shards=shards)
         try:
             if read_index(self._directory) == index:
                 return
         except ShardError:
             _LOG.debug("the index of %s is to be written", self.split.name)
         for path in self._directory.glob(f"{self.split.name}-*.tar"):
-            if path.name not in self._shards:
+            if path.name not in self._finished:
                 _LOG.info("removing a shard of an older plan: %s", path)
                 for old in (path, path.with_name(sidecar_name(path.name)), record_path(path)):
                     old.unlink(missing_ok=True)
         write_index(self._directory, index)
 
 
-def _claim(out: Path, spec: FeatureSpec) -> None:
-    """Make sure that `out` is ours to write: new, empty, or of the same spec."""
-    path = out / "spec.json"
-    if path.is_file():
-        try:
-            there = FeatureSpec.from_json(json.loads(path.read_bytes()))
-        except (ValueError, TypeError, ShardError) as exc:
-            what, then = f"the spec of the shards cannot be read: {exc}", f"choose another --out, or delete {out}"
-            raise ShardError(describe(what, file=path, then=then)) from exc
-        differences = there.differences(spec, provenance=True)
-        if differences:
-            what = "the folder holds shards of another spec (there against asked): " + "; ".join(map(str, differences))
-            then = f"choose another --out, ask for the same, or delete {out}"
-            if spec.text.tokenizer == there.text.tokenizer == SCRATCH and len(differences) <= 2:
-                then += " (the tokenizer is learned from the training texts: when they change, it does)"
-            raise SpecMismatchError(describe(what, file=path, then=then))
-        return
-    # Hidden files do not count: a run killed while it wrote spec.json leaves one.
-    if out.exists() and (not out.is_dir() or any(not path.name.startswith(".") for path in out.iterdir())):
-        what = "--out is not empty and holds no shards of ours"
-        raise ShardError(describe(what, file=out, then="choose another folder"))
+@cache
+def _no_frames(spec: VideoSpec) -> NDArray[np.uint8]:
+    """Return black frames as they are stored."""
+    black = np.zeros(spec.shape, np.uint8)
+    return encode_strip(black, quality=spec.jpeg_quality) if spec.storage == "jpeg" else black
+
+
+def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         what = f"cannot make the folder: {exc.strerror or exc}"
         raise ShardError(describe(what, file=out, then="choose another --out")) from exc
-    publish(path, canonical_json(spec.to_json()))
+
+
+def _sweep(out: Path) -> None:
+    """Remove what a run that was killed had not yet renamed. Only for a run that is alone in the folder."""
+    for pattern in (".*.tmp", "*/.*.tmp", "*/.work/.*.tmp"):
+        for path in out.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def _check_failures(split: DatasetSplit, failed: list[str], config: PreprocessConfig, *, why: str) -> None:

@@ -10,9 +10,22 @@ from importlib.metadata import version
 import numpy as np
 from numpy.typing import NDArray
 
+from preprocess.annotations import Span
 from preprocess.config import Decoder
+from preprocess.errors import ClipError
+from shards.schema import Sampling
 
-__all__ = ["SILENCE", "Picture", "Sound", "Timeline", "choose_frames", "decoder_version", "downmix", "make_picture"]
+__all__ = [
+    "SILENCE",
+    "Picture",
+    "Sound",
+    "Timeline",
+    "choose_frames",
+    "cut_timeline",
+    "decoder_version",
+    "downmix",
+    "make_picture",
+]
 
 SILENCE = 1e-5
 """-100 dB: under the noise of any 16-bit recording."""
@@ -24,7 +37,7 @@ class Picture:
 
     Attributes:
         frames: `(T, H, W, 3)` uint8, RGB.
-        num_frames: Real ones among them; the rest repeat the last.
+        num_frames: Real ones among them; the rest repeat the last, or are black.
         clip_frames: Frames of the whole clip.
         duration_seconds: From the first frame to the end of the last.
         variable_frame_rate: Whether some frame stays on screen at least half as long again as the usual one.
@@ -82,15 +95,15 @@ def decoder_version(decoder: Decoder) -> str:
     return pyav if decoder == "pyav" else f"decord2 {version('decord2')}, {pyav}"
 
 
-def choose_frames(timeline: Timeline, *, num_frames: int) -> NDArray[np.int64]:
-    """Return the indices `(T,)` of frames spread evenly over the time of the whole clip.
+def choose_frames(timeline: Timeline, *, num_frames: int, sampling: Sampling) -> NDArray[np.int64]:
+    """Return the indices `(T,)` of the frames to take.
 
-    Frame i is the one on screen at `(i + 0.5) / num_frames` of the clip. Time decides, not the frame's number: at a
-    variable frame rate the two differ. A clip of fewer frames gives all of them and repeats the last,
-    `[a, b, c]` for 5 -> `[a, b, c, c, c]`.
+    With `uniform-time` frame i is the one on screen at `(i + 0.5) / num_frames` of the clip. Time decides, not the
+    frame's number: at a variable frame rate the two differ. With `first` they are 0, 1, 2 and so on. A clip of fewer
+    frames gives all of them and repeats the last, `[a, b, c]` for 5 -> `[a, b, c, c, c]`.
     """
     starts = timeline.starts
-    if len(starts) < num_frames:
+    if len(starts) < num_frames or sampling == "first":
         return np.minimum(np.arange(num_frames), len(starts) - 1)
     times = starts[0] + (np.arange(num_frames) + 0.5) / num_frames * timeline.duration_seconds
     indices: NDArray[np.int64] = np.searchsorted(starts, times, side="right") - 1
@@ -108,10 +121,35 @@ _DOWNMIX = {
 5.1 to mono by the same ones. In a film the voice is in FC: a mix without it, or channel 0 alone, loses what is said."""
 
 
-def make_picture(frames: Sequence[NDArray[np.uint8]], timeline: Timeline) -> Picture:
+def cut_timeline(timeline: Timeline, part: Span | None) -> tuple[Timeline, int]:
+    """Return the frames of a timeline that are on screen within a part of the file, and the index of their first.
+
+    Raises:
+        ClipError: if there is none.
+    """
+    if part is None:
+        return timeline, 0
+    starts = timeline.starts - timeline.starts[0]
+    ends = np.append(starts[1:], timeline.duration_seconds)
+    inside = np.flatnonzero((ends > part.start_seconds) & (starts < part.end_seconds))
+    if not len(inside):
+        raise ClipError(
+            f"no frame from {part.start_seconds:.3f} to {part.end_seconds:.3f} s: the file lasts "
+            f"{timeline.duration_seconds:.3f} s"
+        )
+    first, last = int(inside[0]), int(inside[-1])
+    return Timeline(
+        starts=timeline.starts[first : last + 1], duration_seconds=round(float(ends[last] - starts[first]), 6)
+    ), first
+
+
+def make_picture(frames: Sequence[NDArray[np.uint8]], timeline: Timeline, *, sampling: Sampling) -> Picture:
     """Put the chosen frames, `(H, W, 3)` each, and what is known of their clip together."""
+    stacked = np.stack(frames)
+    if sampling == "first":
+        stacked[len(timeline.starts) :] = 0  # as tutorials do
     return Picture(
-        frames=np.stack(frames),
+        frames=stacked,
         num_frames=min(len(frames), len(timeline.starts)),
         clip_frames=len(timeline.starts),
         duration_seconds=timeline.duration_seconds,

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Literal, get_args
 
-from shards.schema import DEFAULT_TEXT_ENCODER, AudioSpec, VideoSpec
+from shards.schema import DEFAULT_TEXT_ENCODER, AudioSpec, Sampling, Scale, Storage, VideoSpec
 
-__all__ = ["Decoder", "DemoConfig", "PreprocessConfig", "TestClips"]
+__all__ = ["Decoder", "DemoConfig", "Part", "PreprocessConfig", "Preset", "TestClips", "preset"]
 
+Preset = Literal["default", "tutorial"]
 Decoder = Literal["decord", "pyav"]
 TestClips = Literal["auto", "corrected", "plain"]
 
@@ -43,6 +44,12 @@ class PreprocessConfig:
     """Of a frame in pixels; the whole picture is scaled to it, nothing is cropped."""
     width: int = 112
     """Of a frame in pixels."""
+    sampling: Sampling = "uniform-time"
+    """Which frames: evenly spaced over the whole clip, or the `first` ones, as tutorials take them."""
+    storage: Storage = "raw"
+    """Of frames: as they are, or as one JPEG per sample, which is smaller and has to be decoded while training."""
+    jpeg_quality: int = 90
+    """1 to 100; without effect on raw storage."""
     num_hops: int = 300
     """Columns of the log-mel kept from the start of the sound; 300 are 9.6 s."""
     sample_rate: int = 16_000
@@ -53,6 +60,8 @@ class PreprocessConfig:
     """Between two columns of the spectrogram, in waveform values."""
     num_mels: int = 64
     """Rows of the log-mel."""
+    scale: Scale = "log"
+    """Of the spectrogram: the natural logarithm of mel power, or the power less its mean and by its deviation."""
     log_epsilon: float = 1e-6
     """Added to the power before the logarithm, so that digital silence is finite."""
     text_encoder: str = DEFAULT_TEXT_ENCODER
@@ -90,20 +99,34 @@ class PreprocessConfig:
             raise ValueError(f"frames of one sample would take {frame_bytes / 1e9:.1f} GB; the most is 1.07 GB")
         if not 0 <= self.max_failed_fraction <= 1:
             raise ValueError(f"max_failed_fraction must be from 0 to 1, got {self.max_failed_fraction}")
+        if not 1 <= self.jpeg_quality <= 100:
+            raise ValueError(f"jpeg_quality must be from 1 to 100, got {self.jpeg_quality}")
+        if self.storage == "jpeg" and max(self.num_frames * self.height, self.width) > 65_535:
+            raise ValueError(
+                f"{self.num_frames} frames of {self.height}x{self.width} are too many for one JPEG of at most 65,535 "
+                "pixels: take fewer or smaller frames, or raw storage"
+            )
+        for name, choices in (("sampling", Sampling), ("storage", Storage), ("scale", Scale)):
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(f"{name} must be one of {get_args(choices)}, got {getattr(self, name)!r}")
         if self.decoder not in get_args(Decoder):
             raise ValueError(f"decoder must be one of {get_args(Decoder)}, got {self.decoder!r}")
         if self.test_clips not in get_args(TestClips):
             raise ValueError(f"test_clips must be one of {get_args(TestClips)}, got {self.test_clips!r}")
 
-    def video_spec(self, *, decoder_version: str) -> VideoSpec:
+    def video_spec(self, *, decoder_version: str, encoder_version: str) -> VideoSpec:
         """Return how frames are made under this config."""
+        jpeg = self.storage == "jpeg"
         return VideoSpec(
             num_frames=self.num_frames,
             height=self.height,
             width=self.width,
-            sampling="uniform-time",
+            sampling=self.sampling,
+            storage=self.storage,
+            jpeg_quality=self.jpeg_quality if jpeg else 0,
             decoder=self.decoder,
             decoder_version=decoder_version,
+            encoder_version=encoder_version if jpeg else "",
         )
 
     def audio_spec(self, *, decoder_version: str, transform_version: str) -> AudioSpec:
@@ -114,9 +137,40 @@ class PreprocessConfig:
             sample_rate=self.sample_rate,
             n_fft=self.n_fft,
             hop_length=self.hop_length,
+            scale=self.scale,
             log_epsilon=self.log_epsilon,
             downmix="itu",
             decoder=self.decoder,
             decoder_version=decoder_version,
             transform_version=transform_version,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One of several runs, on any machines, that share the shards of a data set among them."""
+
+    number: int = 1
+    """From 1."""
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count:
+            raise ValueError(f"a part is i/n with 1 <= i <= n, got {self.number}/{self.count}")
+
+    def makes(self, shard_index: int) -> bool:
+        """Whether the shard with this number, from 0, is this part's. They take turns, so that all end together."""
+        return shard_index % self.count == self.number - 1
+
+
+def preset(name: Preset) -> PreprocessConfig:
+    """Return the choices of a preset.
+
+    `tutorial` is what the widely copied notebooks feed to r3d_18 (docs/preprocessing.md): the first 30 frames at
+    224x224, black where a clip is shorter, and 300 hops of mel power without a logarithm, standardised per clip.
+    """
+    if name == "tutorial":
+        return PreprocessConfig(
+            num_frames=30, height=224, width=224, sampling="first", num_hops=300, scale="standardised-power"
+        )
+    return PreprocessConfig()

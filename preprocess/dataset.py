@@ -16,9 +16,10 @@ from torch.utils.data import Dataset as TorchDataset
 from preprocess.annotations import Utterance
 from preprocess.config import PreprocessConfig
 from preprocess.errors import DatasetError
-from preprocess.extract import Extract, absent_extract, extract
+from preprocess.extract import MEDIA, Extract, absent_feature, extract
 from preprocess.meld import read_meld
 from preprocess.text import TextTokenizer
+from shards.codec import pixels
 from shards.errors import describe
 from shards.schema import MELD_LABELS, FeatureSpec
 
@@ -74,7 +75,7 @@ class MeldDataset(TorchDataset[dict[str, Any]]):
         extracted = self._extract(utterance)
         ids, num_tokens, _ = self._tokenizer.encode(utterance.text, max_tokens=self._spec.text.max_tokens)
         labels = {f"{item.task}_label": item.index(utterance.labels[item.task]) for item in MELD_LABELS}
-        present = [extracted.video.present, extracted.audio.present, bool(utterance.text.strip())]
+        present = [*(extracted.features[name].presence.present for name in MEDIA), bool(utterance.text.strip())]
         return {
             "text_input": {
                 "input_ids": torch.from_numpy(ids.astype(np.int64)),
@@ -88,25 +89,27 @@ class MeldDataset(TorchDataset[dict[str, Any]]):
 
     def _extract(self, utterance: Utterance) -> Extract:
         if not utterance.clip and not utterance.twin:
-            return absent_extract("", "the clip is missing")
-        spec, config = self._spec, self._config
+            feature = absent_feature("the clip is missing")
+            return Extract(path="", notes=(), features=dict.fromkeys(MEDIA, feature))
         return extract(
             self._root,
             utterance,
-            decoder=config.decoder,
-            video=spec.video,
-            audio=spec.audio,
-            test_clips=config.test_clips,
+            media=MEDIA,
+            decoder=self._config.decoder,
+            spec=self._spec,
+            test_clips=self._config.test_clips,
         )
 
     def _load_video_frames(self, extracted: Extract) -> Tensor:
         """Return `(C, T, H, W)` uint8."""
-        if not extracted.video.present:
+        video = extracted.features["video"]
+        if not video.presence.present:
             return torch.zeros(self._spec.video.shape, dtype=torch.uint8).permute(3, 0, 1, 2)
-        return torch.from_numpy(extracted.frames).permute(3, 0, 1, 2)
+        return torch.from_numpy(pixels(video.array, self._spec.video)).permute(3, 0, 1, 2)
 
     def _extract_audio_features(self, extracted: Extract) -> Tensor:
         """Return `(M, S)` float16."""
-        if not extracted.audio.present:
+        audio = extracted.features["audio"]
+        if not audio.presence.present:
             return torch.zeros(self._spec.audio.shape, dtype=torch.float16)
-        return torch.from_numpy(extracted.logmel)
+        return torch.from_numpy(audio.array)

@@ -15,48 +15,45 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from preprocess.clip import SILENCE, Picture, Sound, Timeline, choose_frames, downmix, make_picture
+from preprocess.annotations import Span
+from preprocess.clip import SILENCE, Picture, Sound, Timeline, choose_frames, cut_timeline, downmix, make_picture
 from preprocess.errors import ClipError
+from shards.schema import VideoSpec
 
-__all__ = ["probe_seconds", "read_picture", "read_sound"]
+__all__ = ["read_picture", "read_sound"]
 
 
-def probe_seconds(path: Path) -> float:
-    """Return how long the picture of a clip lasts, without decoding a frame.
+def read_picture(path: Path, spec: VideoSpec, *, part: Span | None) -> Picture:
+    """Decode the frames that `choose_frames` chooses.
+
+    Args:
+        path: The file.
+        spec: How many frames, of what size.
+        part: Of the file; None for all of it.
 
     Raises:
-        ClipError: if the clip cannot be opened or has no frame.
+        ClipError: if the file cannot be opened, or is damaged somewhere between the first and the last frame.
     """
     decord = _decord()
     with _decoder_errors(path):
-        return _timeline(decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)).duration_seconds
-
-
-def read_picture(path: Path, *, num_frames: int, height: int, width: int) -> Picture:
-    """Decode frames spread evenly over the time of the whole clip, see `choose_frames`.
-
-    Raises:
-        ClipError: if the clip cannot be opened, or is damaged somewhere between its first and its last frame.
-    """
-    decord = _decord()
-    with _decoder_errors(path):
-        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), width=width, height=height, num_threads=1)
-        timeline = _timeline(reader)
-        indices = choose_frames(timeline, num_frames=num_frames)
-        chosen = {index: _frame(reader, index, width=width) for index in sorted(set(indices.tolist()))}
+        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), width=spec.width, height=spec.height, num_threads=1)
+        timeline, first = cut_timeline(_timeline(reader), part)
+        indices = choose_frames(timeline, num_frames=spec.num_frames, sampling=spec.sampling)
+        chosen = {index: _frame(reader, first + index, width=spec.width) for index in sorted(set(indices.tolist()))}
         # Decord hands over a frame while a thread decodes the next ones: without a look at the last frame, time would
         # decide whether damage behind the last chosen one is met.
-        reader[len(timeline.starts) - 1]
-    return make_picture([chosen[index] for index in indices.tolist()], timeline)
+        reader[first + len(timeline.starts) - 1]
+    return make_picture([chosen[index] for index in indices.tolist()], timeline, sampling=spec.sampling)
 
 
-def read_sound(path: Path, *, sample_rate: int, max_values: int) -> Sound:
+def read_sound(path: Path, *, sample_rate: int, max_values: int, part: Span | None) -> Sound:
     """Decode the sound of a clip to mono.
 
     Args:
-        path: The clip.
+        path: The file.
         sample_rate: Of the waveform, in Hz.
         max_values: Waveform values to keep from the start.
+        part: Of the file; None for all of it.
 
     Raises:
         ClipError: if the clip has no sound or it cannot be decoded.
@@ -67,6 +64,9 @@ def read_sound(path: Path, *, sample_rate: int, max_values: int) -> Sound:
         reader = decord.AudioReader(str(path), ctx=decord.cpu(0), sample_rate=sample_rate, mono=False)
         # The array behind the reader: indexing it by a slice goes through a list of Python integers per value.
         channels = reader._array
+    if part is not None:
+        start, end = (round(seconds * sample_rate) for seconds in (part.start_seconds, part.end_seconds))
+        channels = channels[:, start:end]
     if channels.ndim != 2 or not channels.size:
         raise ClipError("the sound has no values")
     if not np.isfinite(channels).all():

@@ -2,37 +2,68 @@
 
 Runs in a worker process, because a decoder may crash, hang or eat memory.
 
+Picture and sound are read apart: what one of them gives never depends on the other, so either can be made again alone.
+
 Shape letters: T frames, H height, W width, M mel bins, S hops.
 """
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from preprocess import decord_clip, pyav_clip
-from preprocess.annotations import Utterance
+from preprocess.annotations import Span, Utterance
 from preprocess.clip import Picture, Sound
 from preprocess.config import Decoder, TestClips
 from preprocess.errors import ClipError
 from preprocess.logmel import LogMel
-from shards.schema import PRESENT, AudioSpec, Note, NoteKind, Presence, VideoSpec
+from shards.schema import PRESENT, AudioSpec, FeatureSpec, Note, NoteKind, Presence, VideoSpec
+from shards.strip import encode_strip
 
-__all__ = ["Extract", "absent_extract", "choose_clip", "extract", "start_worker"]
+__all__ = ["MEDIA", "Extract", "Feature", "Medium", "absent_feature", "choose_clip", "extract", "start_worker"]
 
 T = TypeVar("T")
 
-_MISMATCH_SECONDS = 0.5
+Medium = Literal["video", "audio"]
+"""The modalities that come from a clip."""
+MEDIA: tuple[Medium, ...] = ("video", "audio")
+
+MISMATCH_SECONDS = 0.5
 """Clip and annotation differ by more than this and by more than a tenth: MELD's own clips agree to 0.05 s."""
-_LONG_SECONDS = 30.0
+LONG_SECONDS = 30.0
 """Longer than any utterance of MELD that was really spoken (28.5 s)."""
-_SHORT_SECONDS = 0.2
+SHORT_SECONDS = 0.2
+_DECORD_SOUND_SECONDS = 60.0
+"""Decord holds all of a sound in memory, 5 minutes of 5.1 take 350 MB; PyAV reads a longer one piece by piece."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Feature:
+    """One modality of a clip.
+
+    Attributes:
+        array: As it is stored: `(T, H, W, 3)` uint8 or the bytes `(N,)` of a JPEG for video, `(M, S)` float16 for
+            audio; `(0,)` when absent, so that nothing is sent between processes for it.
+        length: Real frames or hops.
+        presence: Whether it is there, and why not.
+        seconds: How long it lasts in the clip; 0 when unknown.
+        notes: What else is worth knowing of it.
+        killed: Whether its decoder was killed for want of time or memory, which another run may have more of.
+    """
+
+    array: NDArray[Any]
+    length: int
+    presence: Presence
+    seconds: float
+    notes: tuple[Note, ...]
+    killed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,29 +72,23 @@ class Extract:
 
     Attributes:
         path: The clip that was used, relative to the dataset; empty when the row has none.
-        frames: `(T, H, W, 3)` uint8; `(0,)` when absent, so that nothing is sent between processes for it.
-        logmel: `(M, S)` float16; `(0,)` when absent.
-        num_frames: Real frames.
-        num_hops: Real hops.
-        video: Whether there is a picture, and why not.
-        audio: Whether there is sound, and why not.
-        duration_seconds: Of the clip; 0 when unknown.
-        notes: What else is worth knowing.
+        notes: On the choice of that clip.
+        features: Those that were asked for.
     """
 
     path: str
-    frames: NDArray[np.uint8]
-    logmel: NDArray[np.float16]
-    num_frames: int
-    num_hops: int
-    video: Presence
-    audio: Presence
-    duration_seconds: float
     notes: tuple[Note, ...]
-    died: bool = False
-    """Whether the process of the decoder ended in the clip."""
-    killed: bool = False
-    """Whether the decoder was killed for want of time or memory, which another run may have more of."""
+    features: Mapping[Medium, Feature]
+
+    @property
+    def video(self) -> Feature:
+        """The picture, if it was asked for."""
+        return self.features["video"]
+
+    @property
+    def audio(self) -> Feature:
+        """The sound, if it was asked for."""
+        return self.features["audio"]
 
 
 def start_worker() -> None:
@@ -81,9 +106,9 @@ def extract(
     root: Path,
     utterance: Utterance,
     *,
+    media: Sequence[Medium],
     decoder: Decoder,
-    video: VideoSpec,
-    audio: AudioSpec,
+    spec: FeatureSpec,
     test_clips: TestClips,
     trouble: str = "",
 ) -> Extract:
@@ -92,92 +117,61 @@ def extract(
     Args:
         root: The dataset's folder.
         utterance: The row.
+        media: Which of the two.
         decoder: `decord`, after which PyAV is tried, or `pyav` alone.
-        video: How frames are made.
-        audio: How log-mels are made.
+        spec: How they are made.
         test_clips: Which of two clips a test row takes.
-        trouble: How Decord's process ended when it was tried on this row, so that PyAV begins.
+        trouble: How Decord's process ended when it was tried on this, so that PyAV begins.
     """
-    first: Decoder = "pyav" if trouble else decoder
-    path, notes = choose_clip(root, utterance, decoder=first, test_clips=test_clips)
-    why = trouble
-    if first == "decord" and pyav_clip.has_cut_start(root / path):
-        first, why = "pyav", "the file hides frames before its start, of which Decord knows nothing"
-    picture, video_presence, why_video = _tried(
-        lambda reader: reader.read_picture(
-            root / path, num_frames=video.num_frames, height=video.height, width=video.width
-        ),
-        first=first,
-        why=why,
-    )
-    transform = _transform(audio)
-    sound, audio_presence, why_audio = _tried(
-        lambda reader: reader.read_sound(root / path, sample_rate=audio.sample_rate, max_values=transform.max_values),
-        first=first,
-        why=why,
-    )
-    logmel, num_hops = np.empty(0, np.float16), 0
-    if sound is not None and sound.silent:
-        audio_presence = Presence(present=False, reason="the sound is digital silence")
-    elif sound is not None:
-        logmel, num_hops = transform(sound.waveform)
-    if decoder == "decord":
-        found = {name: why for name, why in (("picture", why_video), ("sound", why_audio)) if why}
-        notes += tuple(Note(kind="second_decoder", detail=f"{name} by PyAV: {why}") for name, why in found.items())
-    notes += _notes(utterance, picture, sound, audio)
-    durations = [part.duration_seconds for part in (picture, sound) if part is not None]
-    return Extract(
-        path=path,
-        frames=picture.frames if picture is not None else np.empty(0, np.uint8),
-        logmel=logmel,
-        num_frames=picture.num_frames if picture is not None else 0,
-        num_hops=num_hops,
-        video=video_presence,
-        audio=audio_presence,
-        duration_seconds=max(durations, default=0.0),
-        notes=notes,
-    )
+    path, notes = choose_clip(root, utterance, test_clips=test_clips)
+    features: dict[Medium, Feature] = {}
+    reasons = dict.fromkeys(media, trouble)
+    if decoder == "decord" and not trouble:
+        reasons = _reasons_for_pyav(root / path)
+    for medium in media:
+        read = _read_video if medium == "video" else _read_audio
+        why = reasons[medium]
+        first: Decoder = "pyav" if why else decoder
+        features[medium] = read(root / path, utterance, spec, first=first, why=why)
+    return Extract(path=path, notes=notes, features=features)
 
 
-def absent_extract(path: str, reason: str, *, died: bool = False, killed: bool = False) -> Extract:
-    """Return what a clip gives that cannot be used at all."""
-    return Extract(
-        path=path,
-        frames=np.empty(0, np.uint8),
-        logmel=np.empty(0, np.float16),
-        num_frames=0,
-        num_hops=0,
-        video=Presence(present=False, reason=reason),
-        audio=Presence(present=False, reason=reason),
-        duration_seconds=0.0,
-        notes=(),
-        died=died,
-        killed=killed,
-    )
+def absent_feature(reason: str, *, killed: bool = False) -> Feature:
+    """Return what a clip gives of a modality that cannot be had."""
+    presence = Presence(present=False, reason=reason)
+    return Feature(array=np.empty(0, np.uint8), length=0, presence=presence, seconds=0.0, notes=(), killed=killed)
 
 
-def choose_clip(
-    root: Path, utterance: Utterance, *, decoder: Decoder, test_clips: TestClips
-) -> tuple[str, tuple[Note, ...]]:
+def choose_clip(root: Path, utterance: Utterance, *, test_clips: TestClips) -> tuple[str, tuple[Note, ...]]:
     """Choose between a row's clip and its `final_videos_test*` twin, and say so.
 
     Some of MELD's plain-named test clips show the wrong scene, and the twin the right one
     (https://github.com/declare-lab/MELD/issues/22 calls the twins safe to ignore; three projects found them corrected).
-    So the durations decide: the file closer to EndTime - StartTime is taken.
+    So the durations decide: the file closer to EndTime - StartTime is taken. PyAV measures them whatever the decoder,
+    because it has not been seen to crash.
     """
     if not utterance.twin or not utterance.clip:
         only = utterance.clip or utterance.twin
-        used = (Note(kind="corrected_twin_used", detail=f"{only}: there is no plain clip"),) if utterance.twin else ()
-        return only, used
+        detail = f"{only}: there is no plain clip"
+        return only, (Note(kind="corrected_twin_used", about="row", detail=detail),) if utterance.twin else ()
     if test_clips == "auto":
-        plain, twin = (_length(root / path, decoder) for path in (utterance.clip, utterance.twin))
+        plain, twin = (_length(root / path) for path in (utterance.clip, utterance.twin))
         take_twin = abs(twin.seconds - utterance.annotated_seconds) < abs(plain.seconds - utterance.annotated_seconds)
         detail = f"{twin.words}, {plain.words}, the annotation lasts {utterance.annotated_seconds:.2f} s"
     else:
         take_twin = test_clips == "corrected"
         detail = f"{test_clips} clips were asked for; the other file was not looked at"
     kind: NoteKind = "corrected_twin_used" if take_twin else "corrected_twin_not_used"
-    return (utterance.twin if take_twin else utterance.clip), (Note(kind=kind, detail=detail),)
+    return (utterance.twin if take_twin else utterance.clip), (Note(kind=kind, about="row", detail=detail),)
+
+
+def _reasons_for_pyav(path: Path) -> dict[Medium, str]:
+    """Say why Decord is not to read the picture or the sound of a clip; empty where it is."""
+    seen = pyav_clip.glance(path)
+    if seen.hides_start:
+        return dict.fromkeys(MEDIA, "the file hides frames before its start, of which Decord knows nothing")
+    long = seen.sound_seconds > _DECORD_SOUND_SECONDS
+    return {"video": "", "audio": "Decord would hold all of this long sound in memory" if long else ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,21 +181,56 @@ class _Length:
     words: str
 
 
-def _length(path: Path, decoder: Decoder) -> _Length:
-    seconds, presence, _ = _tried(lambda reader: reader.probe_seconds(path), first=decoder, why="")
-    if seconds is None:
-        return _Length(float("inf"), f"{path.name} {presence.reason}")
+def _length(path: Path) -> _Length:
+    try:
+        seconds = pyav_clip.probe_seconds(path)
+    except ClipError as exc:
+        return _Length(float("inf"), f"{path.name} {exc}")
     return _Length(seconds, f"{path.name} lasts {seconds:.2f} s")
+
+
+def _read_video(path: Path, utterance: Utterance, spec: FeatureSpec, *, first: Decoder, why: str) -> Feature:
+    picture, presence, second = _tried(
+        lambda reader: reader.read_picture(path, spec.video, part=utterance.part), first=first, why=why
+    )
+    if picture is None:
+        return absent_feature(presence.reason)
+    array = picture.frames
+    if spec.video.storage == "jpeg":
+        array = encode_strip(array, quality=spec.video.jpeg_quality)
+    notes = (*_second_decoder("video", second), *_picture_notes(utterance, picture))
+    return Feature(
+        array=array, length=picture.num_frames, presence=presence, seconds=picture.duration_seconds, notes=notes
+    )
+
+
+def _read_audio(path: Path, utterance: Utterance, spec: FeatureSpec, *, first: Decoder, why: str) -> Feature:
+    transform = _transform(spec.audio)
+    sound, presence, second = _tried(
+        lambda reader: reader.read_sound(
+            path, sample_rate=spec.audio.sample_rate, max_values=transform.max_values, part=utterance.part
+        ),
+        first=first,
+        why=why,
+    )
+    if sound is None:
+        return absent_feature(presence.reason)
+    notes = (*_second_decoder("audio", second), *_sound_notes(sound, spec.audio))
+    array: NDArray[Any] = np.empty(0, np.float16)
+    num_hops = 0
+    if sound.silent:
+        presence = Presence(present=False, reason="the sound is digital silence")
+    else:
+        array, num_hops = transform(sound.waveform)
+    return Feature(array=array, length=num_hops, presence=presence, seconds=sound.duration_seconds, notes=notes)
 
 
 class _Reader(Protocol):
     """What both decoders' modules offer."""
 
-    def probe_seconds(self, path: Path) -> float: ...
+    def read_picture(self, path: Path, spec: VideoSpec, *, part: Span | None) -> Picture: ...
 
-    def read_picture(self, path: Path, *, num_frames: int, height: int, width: int) -> Picture: ...
-
-    def read_sound(self, path: Path, *, sample_rate: int, max_values: int) -> Sound: ...
+    def read_sound(self, path: Path, *, sample_rate: int, max_values: int, part: Span | None) -> Sound: ...
 
 
 def _tried(read: Callable[[_Reader], T], *, first: Decoder, why: str) -> tuple[T | None, Presence, str]:
@@ -229,28 +258,30 @@ def _transform(spec: AudioSpec) -> LogMel:
     return LogMel(spec)
 
 
-def _notes(utterance: Utterance, picture: Picture | None, sound: Sound | None, spec: AudioSpec) -> tuple[Note, ...]:
-    notes = []
-    annotated = utterance.annotated_seconds
-    if picture is not None:
-        seconds = picture.duration_seconds
-        if abs(seconds - annotated) > max(_MISMATCH_SECONDS, annotated / 10):
-            detail = f"the clip lasts {seconds:.2f} s, the annotation {annotated:.2f} s"
-            notes.append(Note(kind="duration_mismatch", detail=detail))
-        if seconds > _LONG_SECONDS:
-            notes.append(Note(kind="long_clip", detail=f"{seconds:.2f} s for one utterance"))
-        if picture.clip_frames == 1:
-            notes.append(Note(kind="one_frame", detail="the clip has a single frame"))
-        if picture.variable_frame_rate:
-            detail = f"{picture.clip_frames} frames in {seconds:.2f} s, unevenly spaced"
-            notes.append(Note(kind="variable_frame_rate", detail=detail))
-    if annotated < _SHORT_SECONDS:
-        notes.append(Note(kind="short_row", detail=f"the annotation gives {annotated:.3f} s"))
-    if sound is not None:
-        if sound.num_channels > 2:
-            notes.append(Note(kind="surround", detail=f"{sound.num_channels} channels, mixed to one"))
-        kept = spec.num_hops * spec.hop_length / spec.sample_rate
-        if sound.duration_seconds > kept:
-            detail = f"the first {kept:.2f} s of {sound.duration_seconds:.2f} s are kept"
-            notes.append(Note(kind="audio_cut", detail=detail))
-    return tuple(notes)
+def _second_decoder(medium: Medium, why: str) -> tuple[Note, ...]:
+    what = "picture" if medium == "video" else "sound"
+    return (Note(kind="second_decoder", about=medium, detail=f"{what} by PyAV: {why}"),) if why else ()
+
+
+def _picture_notes(utterance: Utterance, picture: Picture) -> tuple[Note, ...]:
+    found: dict[NoteKind, str] = {}
+    annotated, seconds = utterance.annotated_seconds, picture.duration_seconds
+    if utterance.span is not None and abs(seconds - annotated) > max(MISMATCH_SECONDS, annotated / 10):
+        found["duration_mismatch"] = f"the clip lasts {seconds:.2f} s, the annotation {annotated:.2f} s"
+    if seconds > LONG_SECONDS:
+        found["long_clip"] = f"{seconds:.2f} s for one utterance"
+    if picture.clip_frames == 1:
+        found["one_frame"] = "the clip has a single frame"
+    if picture.variable_frame_rate:
+        found["variable_frame_rate"] = f"{picture.clip_frames} frames in {seconds:.2f} s, unevenly spaced"
+    return tuple(Note(kind=kind, about="video", detail=detail) for kind, detail in found.items())
+
+
+def _sound_notes(sound: Sound, spec: AudioSpec) -> tuple[Note, ...]:
+    found: dict[NoteKind, str] = {}
+    if sound.num_channels > 2:
+        found["surround"] = f"{sound.num_channels} channels, mixed to one"
+    kept = spec.num_hops * spec.hop_length / spec.sample_rate
+    if sound.duration_seconds > kept:
+        found["audio_cut"] = f"the first {kept:.2f} s of {sound.duration_seconds:.2f} s are kept"
+    return tuple(Note(kind=kind, about="audio", detail=detail) for kind, detail in found.items())

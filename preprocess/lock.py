@@ -1,11 +1,13 @@
-"""One run at a time on one output folder."""
+"""One run at a time on one output folder, or several that share its shards among them."""
 
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TextIO
 
+from preprocess.config import Part
 from preprocess.errors import OutputBusyError
 from shards.errors import describe
 
@@ -13,25 +15,54 @@ __all__ = ["locked"]
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a folder until the block ends.
+def locked(folder: Path, part: Part) -> Iterator[None]:
+    """Keep other runs out of a folder until the block ends, except the other parts of the same whole.
 
-    The lock belongs to the process: it goes with it, however it ends, so there is never a stale one to delete. The file
-    stays, with the number of the process that had it last.
+    The locks belong to the process: they go with it, however it ends, so there is never a stale one to delete. The
+    files stay; `.lock` says which process had it last, or into how many parts the work is cut.
 
     Raises:
         OutputBusyError: if another process has it.
     """
-    path = folder / ".lock"
-    with path.open("a+", encoding="ascii") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            file.seek(0)
-            what = f"another run is writing here (process {file.read().strip() or 'unknown'})"
-            then = "wait for it to end, or choose another --out"
-            raise OutputBusyError(describe(what, file=folder, then=then)) from exc
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+    with ExitStack() as stack:
+        whole = stack.enter_context((folder / ".lock").open("a+", encoding="ascii"))
+        alone = _try_lock(whole, fcntl.LOCK_EX)
+        if part.count == 1:
+            if not alone:
+                raise _busy(folder, f"another run is writing here ({_said(whole) or 'unknown process'})")
+            _say(whole, f"process {os.getpid()}")
+        else:
+            said = f"parts of {part.count}"
+            if alone:
+                _say(whole, said)
+            if not _try_lock(whole, fcntl.LOCK_SH) or _said(whole) != said:
+                raise _busy(folder, f"another run is writing here ({_said(whole) or 'unknown process'})")
+            mine = stack.enter_context((folder / f".lock-{part.number}").open("a+", encoding="ascii"))
+            if not _try_lock(mine, fcntl.LOCK_EX):
+                raise _busy(folder, f"part {part.number} of {part.count} is being made already ({_said(mine)})")
+            _say(mine, f"process {os.getpid()}")
         yield
+
+
+def _try_lock(file: TextIO, kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _said(file: TextIO) -> str:
+    file.seek(0)
+    return file.read().strip()
+
+
+def _say(file: TextIO, words: str) -> None:
+    file.truncate(0)
+    file.write(f"{words}\n")
+    file.flush()
+
+
+def _busy(folder: Path, what: str) -> OutputBusyError:
+    then = "wait for it to end, or choose another --out"
+    return OutputBusyError(describe(what, file=folder, then=then))

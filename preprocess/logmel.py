@@ -4,11 +4,15 @@ Shape letters: N waveform values, M mel bins, S hops.
 """
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.schema import AudioSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["LogMel", "transform_version"]
 
@@ -19,7 +23,7 @@ def transform_version() -> str:
 
 
 class LogMel:
-    """Natural log of mel power, a column per hop, padded with zeros to a fixed number of hops."""
+    """Mel power on the scale of a spec, a column per hop, padded with zeros to a fixed number of hops."""
 
     def __init__(self, spec: AudioSpec) -> None:
         from torchaudio.transforms import MelSpectrogram
@@ -51,7 +55,13 @@ class LogMel:
 
         with torch.inference_mode():
             power = self._mel(torch.from_numpy(padded))  # (M, hops)
-            logmel = torch.log(power[:, :num_hops] + spec.log_epsilon).numpy()
+            logmel = self._scaled(power[:, :num_hops]).numpy()
         result = np.zeros(spec.shape, dtype=np.float16)
         result[:, :num_hops] = logmel
         return result, num_hops
+
+    def _scaled(self, power: "Tensor") -> "Tensor":
+        """Return `(M, hops)` mel power on the scale of the spec."""
+        if self._spec.scale == "log":
+            return (power + self._spec.log_epsilon).log()
+        return (power - power.mean()) / power.std(unbiased=False).clamp(min=self._spec.log_epsilon)

@@ -55,6 +55,7 @@ def _read_meld(root: Path) -> Dataset:
         raise DatasetError(describe(what, file=root, then=then))
     return Dataset(
         root=root,
+        adapter="meld",
         label_sets=MELD_LABELS,
         splits=tuple(_read_split(root, name, csvs[name], clip_folders.get(name)) for name in SPLITS if name in csvs),
         missing_splits=tuple(name for name in SPLITS if name not in csvs),

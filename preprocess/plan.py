@@ -1,18 +1,20 @@
 """Utterances -> shards to make and shards to keep. The shard is the unit of work, of restart and of verification."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from preprocess.annotations import Utterance
-from preprocess.config import TestClips
+from preprocess.config import Part, TestClips
+from shards.errors import ShardError, describe
 from shards.index import publish, sha256_file
 from shards.schema import canonical_json
 from shards.writer import shard_name
 
-__all__ = ["PlannedShard", "SourceDigests", "inputs_sha256", "plan_shards"]
+__all__ = ["PlannedShard", "SourceDigests", "clip_sha256", "inputs_sha256", "plan_shards", "read_plan", "write_plan"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,24 +22,71 @@ class PlannedShard:
     """Rows k·n to (k+1)·n - 1 of a split, for shard k of n rows each."""
 
     name: str
+    index: int
+    """k."""
     utterances: tuple[Utterance, ...]
 
 
 def plan_shards(split: str, utterances: Sequence[Utterance], *, samples_per_shard: int) -> list[PlannedShard]:
     """Cut the rows of a split into shards; the cut does not depend on what decoding finds."""
     return [
-        PlannedShard(name=shard_name(split, number), utterances=tuple(utterances[start : start + samples_per_shard]))
-        for number, start in enumerate(range(0, len(utterances), samples_per_shard))
+        PlannedShard(
+            name=shard_name(split, index), index=index, utterances=tuple(utterances[start : start + samples_per_shard])
+        )
+        for index, start in enumerate(range(0, len(utterances), samples_per_shard))
     ]
 
 
-def inputs_sha256(utterances: Sequence[Utterance], *, digest: Callable[[str], str], test_clips: TestClips) -> str:
+def write_plan(directory: Path, plan: Sequence[PlannedShard]) -> None:
+    """Say which shards make up a split, so that parts made apart can be completed without the dataset."""
+    path = directory / ".work" / "plan.json"
+    content = canonical_json([shard.name for shard in plan])
+    if not path.is_file() or path.read_bytes() != content:
+        path.parent.mkdir(exist_ok=True)
+        publish(path, content)
+
+
+def read_plan(directory: Path) -> list[str]:
+    """Return the names of the shards that make up a split.
+
+    Raises:
+        ShardError: if that was not written, or cannot be read.
+    """
+    path = directory / ".work" / "plan.json"
+    then = "copy the .work folder of one of the parts too, or run `mmsent preprocess`"
+    try:
+        names = json.loads(path.read_bytes())
+    except FileNotFoundError as exc:
+        raise ShardError(describe("it is not written which shards make up the split", file=path, then=then)) from exc
+    except ValueError as exc:
+        raise ShardError(describe(f"cannot be read: {exc}", file=path, then=then)) from exc
+    return [str(name) for name in names]
+
+
+def clip_sha256(row: Utterance, *, digest: Callable[[str], str], test_clips: TestClips) -> str:
+    """Return the digest of all that decides what is taken from a row's clip, besides the feature spec.
+
+    Args:
+        row: The row.
+        digest: Gives the SHA-256 of a clip's content by its path in the dataset.
+        test_clips: Which of two clips a test row takes.
+    """
+    value = {
+        "annotated_seconds": row.annotated_seconds if row.span is not None else None,
+        "part": [row.part.start_seconds, row.part.end_seconds] if row.part else [],
+        "clip_name": row.clip_name,
+        "clips": [[path, digest(path)] for path in (row.clip, row.twin) if path],
+        "test_clips": test_clips if row.twin else "",
+    }
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def inputs_sha256(utterances: Sequence[Utterance], clips: Mapping[str, str]) -> str:
     """Return the digest of all that a shard is made from, besides the feature spec.
 
     Args:
         utterances: The shard's rows.
-        digest: Gives the SHA-256 of a clip's content by its path in the dataset.
-        test_clips: Which of two clips a test row takes.
+        clips: The `clip_sha256` of each, by key.
     """
     value = [
         {
@@ -49,11 +98,7 @@ def inputs_sha256(utterances: Sequence[Utterance], *, digest: Callable[[str], st
             "text": row.text,
             "text_repaired": row.text_repaired,
             "labels": dict(row.labels),
-            "annotated_seconds": row.annotated_seconds,
-            "part": [row.part.start_seconds, row.part.end_seconds] if row.part else [],
-            "clip_name": row.clip_name,
-            "clips": [[path, digest(path)] for path in (row.clip, row.twin) if path],
-            "test_clips": test_clips if row.twin else "",
+            "clip": clips[row.key],
         }
         for row in utterances
     ]
@@ -66,17 +111,21 @@ class SourceDigests:
     The same idea as git's index. The file is bookkeeping of one machine: deleting it costs reading the clips once.
     """
 
-    def __init__(self, file: Path, *, root: Path) -> None:
-        """Open what is remembered in `file` about clips under `root`; a damaged file is as good as none."""
-        self._file = file
+    def __init__(self, folder: Path, *, root: Path, part: Part) -> None:
+        """Open what is remembered in `folder` about clips under `root`; a damaged file is as good as none.
+
+        Each part of a run remembers in a file of its own, and reads those of all.
+        """
+        self._file = folder / ("sources.json" if part.count == 1 else f"sources-{part.number}-of-{part.count}.json")
         self._root = root
         self._known: dict[str, tuple[int, int, str]] = {}
         self._changed = False
-        try:
-            for path, (size, changed_ns, digest) in json.loads(file.read_bytes()).items():
-                self._known[path] = (int(size), int(changed_ns), str(digest))
-        except (OSError, ValueError, TypeError, AttributeError):
-            self._known = {}
+        for file in sorted(folder.glob("sources*.json")):
+            with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+                self._known |= {
+                    path: (int(size), int(changed_ns), str(digest))
+                    for path, (size, changed_ns, digest) in json.loads(file.read_bytes()).items()
+                }
 
     def __call__(self, path: str) -> str:
         """Return the SHA-256 of a clip, reading it only if its size or time of change is new.

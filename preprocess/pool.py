@@ -6,7 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import TimeoutError as ClipTimeoutError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -15,41 +15,44 @@ from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from preprocess.annotations import Utterance
 from preprocess.config import PreprocessConfig
-from preprocess.extract import Extract, absent_extract, extract, start_worker
+from preprocess.extract import Extract, Feature, Medium, absent_feature, extract, start_worker
 from shards.schema import FeatureSpec
 
-__all__ = ["extract_all"]
+__all__ = ["Request", "extract_all"]
 
 _AHEAD = 16
 """Clips in flight per worker: enough that the others go on while one decodes 4 minutes, and few enough that the results
 waiting in the parent (0.6 MB each by default) never pile up."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is wanted of a row's clip."""
+
+    row: Utterance
+    media: tuple[Medium, ...]
+    """May be empty: the row is passed through without a look at its clip."""
+
+
 def extract_all(
-    root: Path, utterances: Iterable[Utterance], *, config: PreprocessConfig, spec: FeatureSpec, num_workers: int
+    root: Path, requests: Iterable[Request], *, config: PreprocessConfig, spec: FeatureSpec, num_workers: int
 ) -> Generator[Extract]:
-    """Extract utterance after utterance, each result in its place, on `num_workers` processes.
+    """Extract what is wanted of row after row, each result in its place, on `num_workers` processes.
 
     Raises:
         Exception: whatever a worker raised that is not about its clip: a bug, with its traceback.
     """
     pool = ProcessPool(max_workers=num_workers, initializer=start_worker, context=_context())
-    rows = iter(utterances)
+    workers = _Workers(pool, root, config=config, spec=spec)
+    coming = iter(requests)
     waiting: deque[_Task] = deque()
     try:
         while True:
-            for row in islice(rows, _AHEAD * num_workers - len(waiting)):
-                waiting.append(_schedule(pool, root, row, config=config, spec=spec))
+            for request in islice(coming, _AHEAD * num_workers - len(waiting)):
+                waiting.append(workers.start(request))
             if not waiting:
                 break
-            task = waiting.popleft()
-            extracted = _outcome(task)
-            if extracted.died and config.decoder == "decord":
-                trouble = extracted.video.reason
-                again = _outcome(_schedule(pool, root, task.row, config=config, spec=spec, trouble=trouble))
-                reason = f"{trouble}; with PyAV, {again.video.reason}"
-                extracted = absent_extract(again.path, reason, died=True, killed=again.killed) if again.died else again
-            yield extracted
+            yield workers.finish(waiting.popleft())
         pool.close()
     finally:
         pool.stop()  # after close() and all results: nothing is left to stop
@@ -58,33 +61,93 @@ def extract_all(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Task:
-    row: Utterance
+    request: Request
     timeout_seconds: float
     future: "ProcessFuture[Extract] | None"
-    """None for a row without a clip: there is nothing to decode."""
+    """None where there is nothing to decode."""
 
 
-def _schedule(
-    pool: ProcessPool, root: Path, row: Utterance, *, config: PreprocessConfig, spec: FeatureSpec, trouble: str = ""
-) -> _Task:
-    paths = [root / path for path in (row.clip, row.twin) if path]
-    if not paths:
-        return _Task(row=row, timeout_seconds=0, future=None)
-    megabytes = sum(_size(path) for path in paths) / 1e6
-    timeout_seconds = config.clip_timeout_seconds + 10 * megabytes  # 5 minutes of footage decode in about 10 s
-    future = pool.schedule(
-        extract,
-        args=(root, row),
-        kwargs={
-            "decoder": config.decoder,
-            "video": spec.video,
-            "audio": spec.audio,
-            "test_clips": config.test_clips,
-            "trouble": trouble,
-        },
-        timeout=timeout_seconds,
-    )
-    return _Task(row=row, timeout_seconds=timeout_seconds, future=future)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Death:
+    """The end of a worker in a clip."""
+
+    reason: str
+    timed_out: bool = False
+    sigkill: bool = False
+    """Not the decoder's own end: the system takes it from a process that fills the memory, or a person did."""
+
+
+class _Workers:
+    """Gives requests to a pool, and finds out what in a clip ended a worker."""
+
+    def __init__(self, pool: ProcessPool, root: Path, *, config: PreprocessConfig, spec: FeatureSpec) -> None:
+        self._pool = pool
+        self._root = root
+        self._config = config
+        self._spec = spec
+
+    def start(self, request: Request, *, trouble: str = "") -> _Task:
+        """Schedule a request; with `trouble`, by PyAV."""
+        paths = [self._root / path for path in (request.row.clip, request.row.twin) if path]
+        if not paths or not request.media:
+            return _Task(request=request, timeout_seconds=0, future=None)
+        megabytes = sum(_size(path) for path in paths) / 1e6
+        # 5 minutes of footage decode in about 10 s.
+        timeout_seconds = self._config.clip_timeout_seconds + 10 * megabytes
+        future = self._pool.schedule(
+            extract,
+            args=(self._root, request.row),
+            kwargs={
+                "media": request.media,
+                "decoder": self._config.decoder,
+                "spec": self._spec,
+                "test_clips": self._config.test_clips,
+                "trouble": trouble,
+            },
+            timeout=timeout_seconds,
+        )
+        return _Task(request=request, timeout_seconds=timeout_seconds, future=future)
+
+    def finish(self, task: _Task) -> Extract:
+        """Wait for a request; what ended its worker is tried again, apart and then by PyAV."""
+        request = task.request
+        if task.future is None:
+            why = f"the clip is missing: there is no {request.row.clip_name}"
+            return Extract(path="", notes=(), features={medium: absent_feature(why) for medium in request.media})
+        outcome = _outcome(task)
+        if isinstance(outcome, _Death) and outcome.sigkill:
+            # Memory may have been short for a moment, and a process killed by a person must not change a byte.
+            outcome = _outcome(self.start(request))
+        if isinstance(outcome, Extract):
+            return outcome
+        return self._apart(request, outcome)
+
+    def _apart(self, request: Request, death: _Death) -> Extract:
+        """Read the media of a clip in processes of their own, so that each gives what it would give alone.
+
+        The sound goes first: if it survives, it was the picture that died, which need not die again.
+        """
+        done: dict[Medium, Extract] = {}
+        sound_died = False
+        for medium in sorted(request.media):  # audio, video
+            alone = Request(row=request.row, media=(medium,))
+            outcome: Extract | _Death = death
+            if len(request.media) > 1 and (medium == "audio" or sound_died):
+                outcome = _outcome(self.start(alone))
+            sound_died = isinstance(outcome, _Death)
+            if isinstance(outcome, _Death) and self._config.decoder == "decord":
+                first = outcome
+                outcome = _outcome(self.start(alone, trouble=first.reason))
+                if isinstance(outcome, _Death):
+                    outcome = replace(outcome, reason=f"{first.reason}; with PyAV, {outcome.reason}")
+            if isinstance(outcome, _Death):
+                feature = absent_feature(outcome.reason, killed=outcome.timed_out or outcome.sigkill)
+                path = request.row.clip or request.row.twin
+                outcome = Extract(path=path, notes=(), features={medium: feature})
+            done[medium] = outcome
+        features: dict[Medium, Feature] = {medium: done[medium].features[medium] for medium in request.media}
+        chosen = max(done.values(), key=lambda extracted: len(extracted.notes))  # a worker that died chose no clip
+        return Extract(path=chosen.path, notes=chosen.notes, features=features)
 
 
 def _size(path: Path) -> int:
@@ -95,24 +158,18 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _outcome(task: _Task) -> Extract:
-    if task.future is None:
-        return absent_extract("", f"the clip is missing: there is no {task.row.clip_name}")
-    path = task.row.clip or task.row.twin
+def _outcome(task: _Task) -> Extract | _Death:
+    assert task.future is not None
     try:
         extracted: Extract = task.future.result()
     except ClipTimeoutError:
-        return absent_extract(
-            path, f"the decoder hung: killed after {task.timeout_seconds:.0f} s", died=True, killed=True
-        )
+        return _Death(reason=f"the decoder hung: killed after {task.timeout_seconds:.0f} s", timed_out=True)
     except ProcessExpired as exc:
-        # SIGKILL is not the decoder's own end: the system takes it from a process that fills the memory.
-        killed = exc.exitcode == -signal.SIGKILL
-        return absent_extract(path, f"the decoder crashed: {_death(exc.exitcode)}", died=True, killed=killed)
+        return _Death(reason=f"the decoder crashed: {_ending(exc.exitcode)}", sigkill=exc.exitcode == -signal.SIGKILL)
     return extracted
 
 
-def _death(exit_code: int) -> str:
+def _ending(exit_code: int) -> str:
     if exit_code >= 0:
         return f"exit code {exit_code}"
     try:
@@ -130,5 +187,5 @@ def _context() -> BaseContext:
     if sys.platform == "win32":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torchaudio", "decord", "av", "preprocess.extract"])
+    context.set_forkserver_preload(["torch", "torchaudio", "decord", "av", "PIL.Image", "preprocess.extract"])
     return context

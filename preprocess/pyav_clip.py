@@ -8,6 +8,7 @@ Shape letters: T frames, H height, W width, N waveform values.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,37 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from preprocess.clip import SILENCE, Picture, Sound, Timeline, choose_frames, downmix, make_picture
+from preprocess.annotations import Span
+from preprocess.clip import SILENCE, Picture, Sound, Timeline, choose_frames, cut_timeline, downmix, make_picture
 from preprocess.errors import ClipError
+from shards.schema import VideoSpec
 
-__all__ = ["has_cut_start", "probe_seconds", "read_picture", "read_sound"]
+__all__ = ["Glance", "glance", "probe_seconds", "read_picture", "read_sound"]
 
 
-def has_cut_start(path: Path) -> bool:
-    """Say whether an edit list hides frames that the file holds, as in a cut made without encoding again.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Glance:
+    """What must be known of a clip before Decord is let at it; of one that cannot be opened, nothing."""
 
-    Decord counts such frames as part of the clip, and hands over wrong or repeated ones without a word; players and
-    PyAV leave them out. False for a file that cannot be opened: that is not what this asks.
-    """
+    hides_start: bool = False
+    """Whether an edit list hides frames that the file holds, as in a cut made without encoding again. Decord counts
+    such frames as part of the clip, and hands over wrong or repeated ones without a word; players and PyAV leave them
+    out."""
+    sound_seconds: float = 0.0
+    """By the file's header; 0 without sound."""
+
+
+def glance(path: Path) -> Glance:
+    """Look at a clip without decoding anything."""
     try:
         with _opened(path) as container:
-            return any(packet.is_discard for packet in _packets(container, _video_stream(container)))
+            sound = container.streams.audio[0] if container.streams.audio else None
+            return Glance(
+                hides_start=any(packet.is_discard for packet in _packets(container, _video_stream(container))),
+                sound_seconds=float((sound.duration or 0) * (sound.time_base or 0)) if sound is not None else 0.0,
+            )
     except ClipError:
-        return False
+        return Glance()
 
 
 def probe_seconds(path: Path) -> float:
@@ -48,34 +63,41 @@ def probe_seconds(path: Path) -> float:
         return _timeline(stream, _packets(container, stream)).duration_seconds
 
 
-def read_picture(path: Path, *, num_frames: int, height: int, width: int) -> Picture:
-    """Decode frames spread evenly over the time of the whole clip, see `choose_frames`.
+def read_picture(path: Path, spec: VideoSpec, *, part: Span | None) -> Picture:
+    """Decode the frames that `choose_frames` chooses.
+
+    Args:
+        path: The file.
+        spec: How many frames, of what size.
+        part: Of the file; None for all of it.
 
     Raises:
-        ClipError: if the clip cannot be opened, or one of the chosen frames not decoded.
+        ClipError: if the file cannot be opened, or one of the chosen frames not decoded.
     """
     with _opened(path) as container:
         stream = _video_stream(container)
         stream.codec_context.thread_count = 1
         packets = _packets(container, stream)
-        timeline = _timeline(stream, packets)
-        indices = choose_frames(timeline, num_frames=num_frames)
-        stamps = np.sort(np.array([_stamp(packet) for packet in packets if not packet.is_discard]))[indices]
-        frames = _frames(stream, packets, set(stamps.tolist()), height=height, width=width)
+        timeline, first = cut_timeline(_timeline(stream, packets), part)
+        indices = choose_frames(timeline, num_frames=spec.num_frames, sampling=spec.sampling)
+        shown = np.sort(np.array([_stamp(packet) for packet in packets if not packet.is_discard]))
+        stamps = shown[first + indices]
+        frames = _frames(stream, packets, set(stamps.tolist()), height=spec.height, width=spec.width)
         missing = set(stamps.tolist()) - set(frames)
         if missing:
-            seconds = float(min(missing) * (stream.time_base or 1)) - timeline.starts[0]
+            seconds = float((min(missing) - shown[0]) * (stream.time_base or 1))
             raise ClipError(f"cannot be decoded: the frame at {seconds:.2f} s is damaged")
-    return make_picture([frames[stamp] for stamp in stamps.tolist()], timeline)
+    return make_picture([frames[stamp] for stamp in stamps.tolist()], timeline, sampling=spec.sampling)
 
 
-def read_sound(path: Path, *, sample_rate: int, max_values: int) -> Sound:
-    """Decode the sound of a clip to mono.
+def read_sound(path: Path, *, sample_rate: int, max_values: int, part: Span | None) -> Sound:
+    """Decode the sound of a clip to mono, never holding more of it than is kept.
 
     Args:
-        path: The clip.
+        path: The file.
         sample_rate: Of the waveform, in Hz.
         max_values: Waveform values to keep from the start.
+        part: Of the file; None for all of it.
 
     Raises:
         ClipError: if the clip has no sound or it cannot be decoded.
@@ -83,12 +105,18 @@ def read_sound(path: Path, *, sample_rate: int, max_values: int) -> Sound:
     kept: list[NDArray[np.float32]] = []
     num_values = num_channels = 0
     loudest = 0.0
+    skipped, end = 0, None
+    if part is not None:
+        skipped, end = (round(seconds * sample_rate) for seconds in (part.start_seconds, part.end_seconds))
+    place = 0  # of the next value in the file
     with _opened(path) as container:
         if not container.streams.audio:
             raise ClipError("there is no audio stream")
         stream = container.streams.audio[0]
-        for part in _resampled(container, stream, sample_rate=sample_rate):
-            channels = np.asarray(part.to_ndarray(), dtype=np.float32)  # (channels, N)
+        for frame in _resampled(container, stream, sample_rate=sample_rate):
+            decoded = np.asarray(frame.to_ndarray(), dtype=np.float32)  # (channels, N)
+            channels = decoded[:, max(0, skipped - place) : None if end is None else max(0, end - place)]
+            place += decoded.shape[1]
             if not np.isfinite(channels).all():
                 raise ClipError("the sound holds values that are no numbers")
             num_channels = len(channels)
@@ -96,6 +124,8 @@ def read_sound(path: Path, *, sample_rate: int, max_values: int) -> Sound:
                 kept.append(downmix(channels[:, : max_values - num_values]))
             num_values += channels.shape[1]
             loudest = max(loudest, float(np.abs(channels).max(initial=0.0)))
+            if end is not None and place >= end:
+                break
     if not num_values:
         raise ClipError("the sound has no values")
     return Sound(
@@ -154,7 +184,8 @@ def _frames(
     """Decode the wanted frames and those they need; `(H, W, 3)` RGB by time stamp."""
     context = stream.codec_context
     found: dict[int, NDArray[np.uint8]] = {}
-    for packet in [*packets, None]:  # None: what the decoder still holds back
+    keys = [i for i, packet in enumerate(packets) if packet.is_keyframe and _stamp(packet) <= min(wanted)]
+    for packet in [*packets[max(keys, default=0) :], None]:  # None: what the decoder still holds back
         context.skip_frame = "DEFAULT" if packet is None or _stamp(packet) in wanted else "NONREF"
         for frame in context.decode(packet):
             if frame.pts in wanted and frame.pts not in found:

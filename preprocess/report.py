@@ -1,11 +1,14 @@
 """What a split's shards say about the rows they were made from: the same whether they were made now or kept."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from preprocess.annotations import Dataset, DatasetSplit
+from preprocess.build import SplitMade
+from preprocess.extract import Medium
 from shards.reader import Split
 from shards.schema import MODALITIES, SampleMeta
 
@@ -29,6 +32,7 @@ class RowNote:
 
     key: str
     kind: str
+    about: str
     detail: str
 
 
@@ -44,6 +48,10 @@ class SplitReport:
     num_dialogues: int
     num_shards: int
     num_shards_made: int
+    decoded: Mapping[Medium, int]
+    """Clips of which picture or sound was decoded in this run."""
+    reused: Mapping[Medium, int]
+    """Rows of the shards made in this run for which it was taken from an older shard."""
     num_bytes: int
     num_files: int
     usable: dict[str, int]
@@ -61,13 +69,17 @@ class SplitReport:
     ignored_files: list[str]
 
 
-def report_splits(dataset: Dataset, out: Path, *, shards_made: dict[str, int]) -> list[SplitReport]:
-    """Read the finished splits of `out` back and say what is in them.
+def report_splits(dataset: Dataset, out: Path, *, made: Mapping[str, SplitMade]) -> list[SplitReport]:
+    """Read the finished splits of `out` back and say what is in them; others have none.
 
     Raises:
         ShardError: if a split is not finished or damaged.
     """
-    return [_report(split, Split(out / split.name), shards_made[split.name]) for split in dataset.splits]
+    return [
+        _report(split, Split(out / split.name), made[split.name])
+        for split in dataset.splits
+        if made[split.name].finished
+    ]
 
 
 def report_to_json(dataset: Dataset, reports: list[SplitReport]) -> dict[str, Any]:
@@ -79,7 +91,7 @@ def report_to_json(dataset: Dataset, reports: list[SplitReport]) -> dict[str, An
     }
 
 
-def _report(found: DatasetSplit, split: Split, num_made: int) -> SplitReport:
+def _report(found: DatasetSplit, split: Split, made: SplitMade) -> SplitReport:
     metas = [split.meta(sample) for sample in range(len(split))]
     with_picture = [meta for meta in metas if meta.presence["video"].present]
     return SplitReport(
@@ -90,7 +102,9 @@ def _report(found: DatasetSplit, split: Split, num_made: int) -> SplitReport:
         num_samples=len(metas),
         num_dialogues=len({meta.dialogue_id for meta in metas}),
         num_shards=len(split.index.shards),
-        num_shards_made=num_made,
+        num_shards_made=made.shards_made,
+        decoded=made.decoded,
+        reused=made.reused,
         num_bytes=sum(shard.bytes for shard in split.index.shards),
         num_files=found.num_files,
         usable={name: sum(meta.presence[name].present for meta in metas) for name in MODALITIES},
@@ -101,7 +115,11 @@ def _report(found: DatasetSplit, split: Split, num_made: int) -> SplitReport:
         unreadable_clips=[meta.key for meta in metas if meta.source.path and not meta.presence["video"].present],
         rows_without_sound=[meta.key for meta in with_picture if not meta.presence["audio"].present],
         absent=[item for meta in metas for item in _absent(meta)],
-        notes=[RowNote(key=meta.key, kind=note.kind, detail=note.detail) for meta in metas for note in meta.notes],
+        notes=[
+            RowNote(key=meta.key, kind=note.kind, about=note.about, detail=note.detail)
+            for meta in metas
+            for note in meta.notes
+        ],
         orphan_clips=list(found.orphan_clips),
         twins=list(found.twins),
         ignored_files=list(found.ignored_files),

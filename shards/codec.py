@@ -13,9 +13,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardCorruptError, describe
-from shards.schema import MODALITIES, FeatureSpec, LabelSet, Note, Presence, Sample, SampleMeta, Source, canonical_json
+from shards.schema import (
+    MODALITIES,
+    FeatureSpec,
+    LabelSet,
+    Note,
+    Presence,
+    Sample,
+    SampleMeta,
+    Source,
+    Storage,
+    VideoSpec,
+    canonical_json,
+)
+from shards.strip import decode_strip
 
-__all__ = ["ARRAY_MEMBERS", "MEMBERS", "array_shapes", "decode_meta", "decode_sample", "encode_sample", "npy_header"]
+__all__ = [
+    "ARRAY_MEMBERS",
+    "array_shapes",
+    "decode_meta",
+    "decode_sample",
+    "encode_sample",
+    "header_sizes",
+    "members",
+    "npy_header",
+    "pixels",
+]
 
 ARRAY_MEMBERS: Mapping[str, np.dtype[Any]] = {
     "frames": np.dtype("|u1"),
@@ -24,8 +47,10 @@ ARRAY_MEMBERS: Mapping[str, np.dtype[Any]] = {
 }
 """Arrays of a sample and their dtypes, little-endian on every machine."""
 
-MEMBERS = ("frames.npy", "logmel.npy", "tokens.npy", "json")
-"""Extensions of a sample's members in the order in which they stand in the tar."""
+
+def members(storage: Storage) -> tuple[str, ...]:
+    """Return the extensions of a sample's members in the order in which they stand in the tar."""
+    return ("frames.jpg" if storage == "jpeg" else "frames.npy", "logmel.npy", "tokens.npy", "json")
 
 
 def array_shapes(spec: FeatureSpec) -> dict[str, tuple[int, ...]]:
@@ -45,8 +70,25 @@ def npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     return buffer.getvalue()
 
 
+def header_sizes(spec: FeatureSpec) -> dict[str, int]:
+    """Return for each array the bytes of its member that come before the values: none of a JPEG's."""
+    return {
+        name: 0 if _is_jpeg(name, spec) else len(npy_header(shape, ARRAY_MEMBERS[name]))
+        for name, shape in array_shapes(spec).items()
+    }
+
+
+def pixels(frames: NDArray[np.uint8], spec: VideoSpec) -> NDArray[np.uint8]:
+    """Return the `(T, H, W, 3)` RGB of frames as they are stored.
+
+    Raises:
+        ValueError: if a JPEG is not one of `spec`.
+    """
+    return decode_strip(frames, shape=spec.shape) if spec.storage == "jpeg" else frames
+
+
 def encode_sample(sample: Sample, *, spec: FeatureSpec, label_sets: Sequence[LabelSet]) -> dict[str, bytes]:
-    """Return the payload of each of `MEMBERS`, in that order.
+    """Return the payload of each of `members`, in that order.
 
     Raises:
         ValueError: if an array does not have the shape and dtype of `spec`, or a label is not in `label_sets`.
@@ -55,6 +97,13 @@ def encode_sample(sample: Sample, *, spec: FeatureSpec, label_sets: Sequence[Lab
     for name, shape in array_shapes(spec).items():
         array: NDArray[Any] = getattr(sample, name)
         dtype = ARRAY_MEMBERS[name]
+        if _is_jpeg(name, spec):
+            if array.ndim != 1 or array.dtype != dtype:
+                raise ValueError(
+                    f"{sample.meta.key}: frames must be the bytes of a JPEG, got {array.shape} {array.dtype}"
+                )
+            payloads["frames.jpg"] = array.tobytes()
+            continue
         if array.shape != shape or array.dtype != dtype:
             raise ValueError(f"{sample.meta.key}: {name} must be {shape} {dtype}, got {array.shape} {array.dtype}")
         payloads[f"{name}.npy"] = npy_header(shape, dtype) + np.ascontiguousarray(array).tobytes()
@@ -66,14 +115,19 @@ def decode_sample(payloads: Mapping[str, bytes | memoryview], *, where: str) -> 
     """Rebuild a sample from the payloads of its members.
 
     Args:
-        payloads: Content by extension, as in `MEMBERS`.
+        payloads: Content by extension, as in `members`.
         where: Shard and key, for the message.
 
     Raises:
         ShardCorruptError: if a member is missing, is not what its name says, or holds a pickle.
     """
     try:
-        arrays = {name: _read_array(bytes(payloads[f"{name}.npy"]), dtype) for name, dtype in ARRAY_MEMBERS.items()}
+        arrays = {
+            name: np.frombuffer(bytearray(payloads["frames.jpg"]), dtype)
+            if name == "frames" and "frames.jpg" in payloads
+            else _read_array(bytes(payloads[f"{name}.npy"]), dtype)
+            for name, dtype in ARRAY_MEMBERS.items()
+        }
         text = payloads["json"]
     except (KeyError, ValueError) as exc:
         raise _unreadable(exc, where) from exc
@@ -108,6 +162,10 @@ def _read_array(payload: bytes, dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.frombuffer(bytearray(payload), dtype, offset=len(header)).reshape(shape)
 
 
+def _is_jpeg(name: str, spec: FeatureSpec) -> bool:
+    return name == "frames" and spec.video.storage == "jpeg"
+
+
 def _unreadable(exc: Exception, where: str) -> ShardCorruptError:
     what = f"a sample cannot be read: {type(exc).__name__}: {exc}"
     return ShardCorruptError(describe(what, file=where, then="run `mmsent verify`"))
@@ -119,14 +177,14 @@ def _meta_to_json(meta: SampleMeta, label_sets: Sequence[LabelSet]) -> dict[str,
         raise ValueError(f"{meta.key}: labels must be of {sorted(tasks)}, got {sorted(meta.labels)}")
     return {
         "annotated_seconds": meta.annotated_seconds,
+        "audio_seconds": meta.audio_seconds,
         "dialogue_id": meta.dialogue_id,
-        "duration_seconds": meta.duration_seconds,
         "key": meta.key,
         "labels": {
             labels.task: {"index": labels.index(meta.labels[labels.task]), "name": meta.labels[labels.task]}
             for labels in label_sets
         },
-        "notes": [{"detail": note.detail, "kind": note.kind} for note in meta.notes],
+        "notes": [{"about": note.about, "detail": note.detail, "kind": note.kind} for note in meta.notes],
         "num_frames": meta.num_frames,
         "num_hops": meta.num_hops,
         "num_tokens": meta.num_tokens,
@@ -139,6 +197,7 @@ def _meta_to_json(meta: SampleMeta, label_sets: Sequence[LabelSet]) -> dict[str,
         "text": meta.text,
         "turn_index": meta.turn_index,
         "utterance_id": meta.utterance_id,
+        "video_seconds": meta.video_seconds,
     }
 
 

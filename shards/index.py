@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,6 +83,7 @@ def sidecar_dtype(num_tasks: int) -> np.dtype[Any]:
             ("logmel_offset", "<i8"),
             ("tokens_offset", "<i8"),
             ("json_offset", "<i8"),
+            ("frames_bytes", "<i4"),
             ("json_bytes", "<i4"),
             ("crc32", "<u4"),
             ("num_frames", "<i4"),
@@ -94,12 +96,18 @@ def sidecar_dtype(num_tasks: int) -> np.dtype[Any]:
 
 
 def sidecar_row(
-    meta: SampleMeta, *, offsets: Mapping[str, int], json_bytes: int, crc32: int, label_sets: Sequence[LabelSet]
+    meta: SampleMeta,
+    *,
+    offsets: Mapping[str, int],
+    sizes: Mapping[str, int],
+    crc32: int,
+    label_sets: Sequence[LabelSet],
 ) -> tuple[Any, ...]:
-    """Return the sidecar row of one sample; `offsets` by member: frames, logmel, tokens, json."""
+    """Return the sidecar row of one sample; offsets and sizes of values by member: frames, logmel, tokens, json."""
     return (
         *(offsets[name] for name in ("frames", "logmel", "tokens", "json")),
-        json_bytes,
+        sizes["frames"],
+        sizes["json"],
         crc32,
         meta.num_frames,
         meta.num_hops,
@@ -195,7 +203,8 @@ def split_directories(directory: Path) -> dict[str, Path]:
 
 def publish(path: Path, content: bytes) -> None:
     """Write a file so that it has either its old content or all of the new one, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    # Its own name for each process on each machine: parts of a run write some files at the same time.
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)

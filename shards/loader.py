@@ -174,11 +174,10 @@ class ShardLoader:
         }
 
     def _fill(self, samples: NDArray[np.int64], slot: int) -> None:
-        """Copy the payloads of `samples` into a slot. NumPy releases the GIL while it copies."""
+        """Copy the payloads of `samples` into a slot. NumPy releases the GIL while it copies, Pillow in decoding."""
         for name, array in self._slots[slot].items():
-            flat = array.reshape(len(array), -1).view(np.uint8)  # (B, bytes of one sample)
             for i, sample in enumerate(samples):
-                flat[i] = self.split.array_payload(name, int(sample))
+                self.split.copy_array(name, int(sample), array[i])
 
     def _batch(self, samples: NDArray[np.int64], slot: int, global_size: int) -> HostBatch:
         rows = self.split.rows[samples]

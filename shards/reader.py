@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.codec import ARRAY_MEMBERS, array_shapes, decode_meta, decode_sample, npy_header
+from shards.codec import ARRAY_MEMBERS, array_shapes, decode_meta, decode_sample, npy_header, pixels
 from shards.errors import ShardCorruptError, ShardError, describe
 from shards.index import Index, ShardInfo, read_index, read_sidecar
 from shards.schema import MODALITIES, FeatureSpec, LabelSet, Sample, SampleMeta
@@ -98,9 +98,29 @@ class Split:
         return found
 
     def array_payload(self, name: str, sample: int) -> NDArray[np.uint8]:
-        """Return the bytes of one array of one sample, `(bytes,)`, a view of the mapped shard: nothing is copied."""
+        """Return the bytes of one array of one sample, `(bytes,)`, a view of the mapped shard: nothing is copied.
+
+        With JPEG storage those of `frames` are the JPEG's.
+        """
         start = int(self.rows[f"{name}_offset"][sample])
-        return self._shard_bytes(sample)[start : start + self._array_bytes[name]]
+        size = int(self.rows["frames_bytes"][sample]) if name == "frames" else self._array_bytes[name]
+        return self._shard_bytes(sample)[start : start + size]
+
+    def copy_array(self, name: str, sample: int, out: NDArray[Any]) -> None:
+        """Copy one array of one sample into `out`, contiguous and of its shape and dtype; a JPEG is decoded on the way.
+
+        Raises:
+            ShardCorruptError: if a JPEG cannot be decoded.
+        """
+        payload = self.array_payload(name, sample)
+        if name != "frames" or self.spec.video.storage == "raw":
+            out.reshape(-1).view(np.uint8)[:] = payload
+            return
+        try:
+            out[:] = pixels(payload, self.spec.video)
+        except ValueError as exc:
+            what = f"the frames of sample {sample} of the split cannot be decoded: {exc}"
+            raise ShardCorruptError(describe(what, file=self.shard_path(sample), then="run `mmsent verify`")) from exc
 
     def sample(self, sample: int) -> Sample:
         """Decode one sample, checked against its CRC-32.
@@ -114,7 +134,10 @@ class Split:
         for name, shape in array_shapes(self.spec).items():
             values = self.array_payload(name, sample)
             crc32 = zlib.crc32(values.data, crc32)
-            payloads[f"{name}.npy"] = npy_header(shape, ARRAY_MEMBERS[name]) + values.tobytes()
+            if name == "frames" and self.spec.video.storage == "jpeg":
+                payloads["frames.jpg"] = values.tobytes()
+            else:
+                payloads[f"{name}.npy"] = npy_header(shape, ARRAY_MEMBERS[name]) + values.tobytes()
         text = self._json(sample)
         if zlib.crc32(text, crc32) != row["crc32"]:
             what = f"sample {sample} of the split is damaged: its CRC-32 is not the one in the sidecar"

@@ -32,18 +32,22 @@ __all__ = [
     "LabelSet",
     "Modality",
     "Note",
+    "NoteAbout",
     "NoteKind",
     "Presence",
     "Sample",
     "SampleMeta",
+    "Sampling",
+    "Scale",
     "Source",
+    "Storage",
     "TextSpec",
     "VideoSpec",
     "canonical_json",
     "check_key",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised by any change of the files that a reader could notice. `docs/format.md` is the normative text."""
 
 Modality = Literal["video", "audio", "text"]
@@ -51,6 +55,10 @@ MODALITIES: tuple[Modality, ...] = get_args(Modality)
 """The order is part of the format: bit i of the sidecar's `present` is modality i."""
 
 SPLITS = ("train", "dev", "test")
+
+Sampling = Literal["uniform-time", "first"]
+Storage = Literal["raw", "jpeg"]
+Scale = Literal["log", "standardised-power"]
 
 DEFAULT_TEXT_ENCODER = "bert-base-uncased"
 SCRATCH = "scratch"
@@ -96,10 +104,17 @@ class VideoSpec:
     num_frames: int
     height: int
     width: int
-    sampling: str
-    """`uniform-time`: frame i is the one shown at (i + 0.5) / T of the clip; a shorter clip repeats its last."""
+    sampling: Sampling
+    """`uniform-time`: frame i is the one shown at (i + 0.5) / T of the clip; a shorter clip repeats its last.
+    `first`: the first T frames; a shorter clip is filled with black ones."""
+    storage: Storage
+    """`raw`: the values. `jpeg`: one JPEG of all frames, one below the other, `(T * H, W, 3)`."""
+    jpeg_quality: int
+    """1 to 100; 0 with raw storage."""
     decoder: str
     decoder_version: str = _provenance()
+    encoder_version: str = _provenance()
+    """Of the JPEG encoder; empty with raw storage."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -109,13 +124,16 @@ class VideoSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioSpec:
-    """How `logmel` was made: float16 `(M, S)`, `log(mel power + log_epsilon)`, zeros after the real hops."""
+    """How `logmel` was made: float16 `(M, S)`, zeros after the real hops."""
 
     num_mels: int
     num_hops: int
     sample_rate: int
     n_fft: int
     hop_length: int
+    scale: Scale
+    """`log`: `log(mel power + log_epsilon)`. `standardised-power`: mel power without a logarithm, less its mean and
+    divided by its standard deviation over all values of the clip."""
     log_epsilon: float
     downmix: str
     """`itu`: ITU-R BS.775 weights normalised to one, so the centre channel is heard and nothing clips."""
@@ -205,9 +223,9 @@ class FeatureSpec:
                     found.append(Difference(field=f"{part.name}.{item.name}", ours=a, theirs=b))
         return found
 
-    def fingerprint(self) -> str:
-        """Return the SHA-256 of the spec, provenance included, as hex."""
-        return hashlib.sha256(canonical_json(self.to_json())).hexdigest()
+    def fingerprints(self) -> dict[str, str]:
+        """Return the SHA-256 of each part, provenance included, as hex: arrays of equal ones can be used again."""
+        return {name: hashlib.sha256(canonical_json(_plain(getattr(self, name)))).hexdigest() for name in MODALITIES}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +253,9 @@ class Source:
     """Of the file's content; empty when the row has no clip."""
 
 
+NoteAbout = Literal["row", "video", "audio", "text"]
+"""What a note is about: the annotation and the choice of the file, or one modality."""
+
 NoteKind = Literal[
     "audio_cut",
     "corrected_twin_not_used",
@@ -256,6 +277,7 @@ class Note:
     """One thing worth knowing about a sample that did not stop it from being made."""
 
     kind: NoteKind
+    about: NoteAbout
     detail: str
 
 
@@ -278,16 +300,23 @@ class SampleMeta:
     num_tokens: int
     presence: Mapping[Modality, Presence]
     source: Source
-    duration_seconds: float
-    """Of the clip as measured; 0 when there is none."""
+    video_seconds: float
+    """Of the clip's picture as measured; 0 when there is none."""
+    audio_seconds: float
+    """Of the clip's sound as measured; 0 when there is none."""
     annotated_seconds: float
-    """EndTime - StartTime of the annotation."""
+    """EndTime - StartTime of the annotation; 0 where it does not say."""
     notes: tuple[Note, ...] = ()
 
     def __post_init__(self) -> None:
         check_key(self.key)
         object.__setattr__(self, "labels", MappingProxyType(dict(self.labels)))
         object.__setattr__(self, "presence", MappingProxyType(dict(self.presence)))
+
+    @property
+    def duration_seconds(self) -> float:
+        """Of the clip as measured, the longer of picture and sound; 0 when there is none."""
+        return max(self.video_seconds, self.audio_seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -296,7 +325,8 @@ class Sample:
 
     Attributes:
         meta: Text, labels, real lengths and where it came from.
-        frames: `(T, H, W, 3)` uint8, RGB.
+        frames: uint8, as they are stored: `(T, H, W, 3)` RGB, or with JPEG storage the bytes `(N,)` of the file.
+            `shards.codec.pixels` gives `(T, H, W, 3)` of either.
         logmel: `(M, S)` float16, natural log of mel power; zeros after `meta.num_hops`.
         tokens: `(L,)` int32; `pad_id` after `meta.num_tokens`.
     """

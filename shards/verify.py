@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.codec import ARRAY_MEMBERS, MEMBERS, array_shapes, decode_sample, encode_sample, npy_header
+from shards.codec import decode_sample, encode_sample, header_sizes, members, pixels
 from shards.errors import ShardError
 from shards.index import INDEX_NAME, Index, ShardInfo, read_index, read_sidecar, sidecar_name, sidecar_row
 from shards.reader import map_file
@@ -98,30 +98,35 @@ def _check_shard(directory: Path, shard: ShardInfo, *, index: Index, keys: dict[
 
 def _check_samples(path: Path, rows: NDArray[Any], *, index: Index, keys: dict[str, str]) -> Iterator[str]:
     """Walk the tar as a stranger would, sample by sample, and hold each against its sidecar row."""
-    headers = {name: len(npy_header(shape, ARRAY_MEMBERS[name])) for name, shape in array_shapes(index.spec).items()}
+    headers = header_sizes(index.spec)
+    extensions = members(index.spec.video.storage)
     with tarfile.open(path, "r:") as tar:
-        members = tar.getmembers()
-        if len(members) != len(rows) * len(MEMBERS):
-            yield f"holds {len(members)} members, {len(rows)} samples need {len(rows) * len(MEMBERS)}"
+        found = tar.getmembers()
+        if len(found) != len(rows) * len(extensions):
+            yield f"holds {len(found)} members, {len(rows)} samples need {len(rows) * len(extensions)}"
             return
         for number, row in enumerate(rows):
-            group = members[number * len(MEMBERS) : (number + 1) * len(MEMBERS)]
+            group = found[number * len(extensions) : (number + 1) * len(extensions)]
             key = group[0].name.partition(".")[0]
-            if [member.name for member in group] != [f"{key}.{extension}" for extension in MEMBERS]:
+            if [member.name for member in group] != [f"{key}.{extension}" for extension in extensions]:
                 yield f"sample {number} has members {[member.name for member in group]}"
                 continue
             payloads: dict[str, bytes] = {}
             offsets: dict[str, int] = {}
+            sizes: dict[str, int] = {}
             crc32 = 0
-            for extension, member in zip(MEMBERS, group, strict=True):
+            for extension, member in zip(extensions, group, strict=True):
                 file = tar.extractfile(member)
                 payload = file.read() if file is not None else b""
-                header_bytes = headers.get(extension.removesuffix(".npy"), 0)
+                name = extension.partition(".")[0]
+                header_bytes = headers.get(name, 0)
                 payloads[extension] = payload
-                offsets[extension.removesuffix(".npy")] = member.offset_data + header_bytes
+                offsets[name] = member.offset_data + header_bytes
+                sizes[name] = len(payload) - header_bytes
                 crc32 = zlib.crc32(memoryview(payload)[header_bytes:], crc32)
             try:
                 sample = decode_sample(payloads, where=f"{path}, {key}")
+                pixels(sample.frames, index.spec.video)
                 as_written = encode_sample(sample, spec=index.spec, label_sets=index.label_sets)
             except (ShardError, ValueError) as exc:
                 yield f"{key}: {str(exc).splitlines()[0]}"
@@ -129,9 +134,7 @@ def _check_samples(path: Path, rows: NDArray[Any], *, index: Index, keys: dict[s
             if sample.meta.key != key or sample.meta.split != index.split or as_written != payloads:
                 yield f"{key}: its members do not fit each other and the index"
                 continue
-            expected = sidecar_row(
-                sample.meta, offsets=offsets, json_bytes=len(payloads["json"]), crc32=crc32, label_sets=index.label_sets
-            )
+            expected = sidecar_row(sample.meta, offsets=offsets, sizes=sizes, crc32=crc32, label_sets=index.label_sets)
             if np.array(expected, dtype=rows.dtype) != row:
                 yield f"{key}: its row in {sidecar_name(path.name)} says something else"
             if keys.setdefault(key, path.name) != path.name:

@@ -7,19 +7,31 @@ import json
 import os
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from shards.codec import ARRAY_MEMBERS, array_shapes, encode_sample, npy_header
+from shards.codec import encode_sample, header_sizes
 from shards.errors import ShardError, describe
 from shards.index import ShardInfo, publish, sha256_file, sidecar_dtype, sidecar_name, sidecar_row, sync_directory
 from shards.schema import FeatureSpec, LabelSet, Sample, canonical_json
 
-__all__ = ["read_record", "record_path", "shard_name", "write_shard"]
+__all__ = ["Origin", "read_record", "record_path", "shard_name", "write_shard"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What the arrays of a shard were made from, in digests; the maker defines them and alone reads them."""
+
+    inputs_sha256: str
+    """Of all that decides the shard, besides the spec; empty when it should be made again."""
+    fingerprints: Mapping[str, str]
+    """By modality, of how it was made: `FeatureSpec.fingerprints`."""
+    sources: Mapping[str, Mapping[str, str]]
+    """By key and modality, of the files that its array was made from; without one that should be made again."""
 
 
 def shard_name(split: str, number: int) -> str:
@@ -41,7 +53,7 @@ def write_shard(
     *,
     spec: FeatureSpec,
     label_sets: Sequence[LabelSet],
-    inputs_sha256: Callable[[], str],
+    origin: Callable[[], Origin],
 ) -> ShardInfo:
     """Write samples into one tar with its sidecar and record, as they come, holding one in memory at a time.
 
@@ -53,7 +65,7 @@ def write_shard(
         samples: Samples in their final order.
         spec: What the arrays must look like.
         label_sets: Tasks and their label names.
-        inputs_sha256: Called once after the last sample, when the content of all clips is known.
+        origin: Called once after the last sample, when the content of all clips is known.
 
     Raises:
         ShardError: if the disk is full or cannot be written.
@@ -76,13 +88,14 @@ def write_shard(
             with _disk_trouble_named(path):
                 raw.close()
         sidecar = writer.sidecar()
+        made_from = origin()
         info = ShardInfo(
             name=path.name,
             bytes=writer.offset,
             num_samples=len(writer.rows),
             sha256=writer.digest.hexdigest(),
             sidecar_sha256=hashlib.sha256(sidecar).hexdigest(),
-            inputs_sha256=inputs_sha256(),
+            inputs_sha256=made_from.inputs_sha256,
         )
         record = record_path(path)
         with _disk_trouble_named(path):
@@ -96,25 +109,31 @@ def write_shard(
     finally:
         with contextlib.suppress(OSError):  # gone already, or on a disk that became read-only
             temporary.unlink()
-    publish(record, canonical_json({"shard": asdict(info), "spec_sha256": spec.fingerprint()}))
+    publish(record, canonical_json({"shard": asdict(info), "origin": asdict(made_from)}))
     return info
 
 
-def read_record(path: Path, *, spec: FeatureSpec) -> ShardInfo | None:
-    """Return the record of the shard at `path` if it is whole and made by `spec`, else `None`: it must be made.
+def read_record(path: Path) -> tuple[ShardInfo, Origin] | None:
+    """Return what is recorded of the shard at `path` if that is whole, else `None`: it must be made.
 
     A record that cannot be read only costs the making of its shard, so it is no error.
     """
     try:
         record = json.loads(record_path(path).read_bytes())
         info = ShardInfo(**record["shard"])
-        if record["spec_sha256"] != spec.fingerprint() or path.stat().st_size != info.bytes:
+        said = record["origin"]
+        origin = Origin(
+            inputs_sha256=said["inputs_sha256"],
+            fingerprints=dict(said["fingerprints"]),
+            sources={key: dict(digests) for key, digests in said["sources"].items()},
+        )
+        if path.stat().st_size != info.bytes:
             return None
         if sha256_file(path.with_name(sidecar_name(path.name))) != info.sidecar_sha256:
             return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return info
+    return info, origin
 
 
 @contextlib.contextmanager
@@ -141,9 +160,7 @@ class _TarWriter:
         self._raw = raw
         self._spec = spec
         self._label_sets = label_sets
-        self._header_bytes = {
-            name: len(npy_header(shape, ARRAY_MEMBERS[name])) for name, shape in array_shapes(spec).items()
-        }
+        self._header_bytes = header_sizes(spec)
 
     def add(self, sample: Sample) -> None:
         """Write the members of one sample."""
@@ -152,21 +169,17 @@ class _TarWriter:
             raise ValueError(f"key {key} comes twice in a shard")
         self._keys.add(key)
         offsets: dict[str, int] = {}
+        sizes: dict[str, int] = {}
         crc32 = 0
         payloads = encode_sample(sample, spec=self._spec, label_sets=self._label_sets)
         for extension, payload in payloads.items():
-            name = extension.removesuffix(".npy")
+            name = extension.partition(".")[0]
             header_bytes = self._header_bytes.get(name, 0)
             offsets[name] = self._write_member(f"{key}.{extension}", payload) + header_bytes
+            sizes[name] = len(payload) - header_bytes
             crc32 = zlib.crc32(memoryview(payload)[header_bytes:], crc32)
         self.rows.append(
-            sidecar_row(
-                sample.meta,
-                offsets=offsets,
-                json_bytes=len(payloads["json"]),
-                crc32=crc32,
-                label_sets=self._label_sets,
-            )
+            sidecar_row(sample.meta, offsets=offsets, sizes=sizes, crc32=crc32, label_sets=self._label_sets)
         )
 
     def finish(self) -> None:

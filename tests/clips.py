@@ -256,7 +256,7 @@ def small_spec(config: PreprocessConfig) -> FeatureSpec:
         normalisation="cp1252",
     )  # fmt: skip
     return FeatureSpec(
-        video=config.video_spec(decoder_version="1"),
+        video=config.video_spec(decoder_version="1", encoder_version="1"),
         audio=config.audio_spec(decoder_version="1", transform_version="1"),
         text=text,
     )

@@ -16,14 +16,22 @@ from shards.schema import (
     Sample,
     SampleMeta,
     Source,
+    Storage,
     TextSpec,
     VideoSpec,
 )
-from shards.writer import shard_name, write_shard
+from shards.strip import encode_strip
+from shards.writer import Origin, shard_name, write_shard
 
 
 def make_spec(
-    *, num_frames: int = 4, size: int = 8, num_mels: int = 6, num_hops: int = 10, vocab_size: int = 50
+    *,
+    num_frames: int = 4,
+    size: int = 8,
+    num_mels: int = 6,
+    num_hops: int = 10,
+    vocab_size: int = 50,
+    storage: Storage = "raw",
 ) -> FeatureSpec:
     return FeatureSpec(
         video=VideoSpec(
@@ -31,8 +39,11 @@ def make_spec(
             height=size,
             width=size,
             sampling="uniform-time",
+            storage=storage,
+            jpeg_quality=90 if storage == "jpeg" else 0,
             decoder="decord",
             decoder_version="1",
+            encoder_version="",
         ),
         audio=AudioSpec(
             num_mels=num_mels,
@@ -40,6 +51,7 @@ def make_spec(
             sample_rate=16000,
             n_fft=1024,
             hop_length=512,
+            scale="log",
             log_epsilon=1e-6,
             downmix="itu",
             decoder="decord",
@@ -91,9 +103,12 @@ def make_sample(
             "text": PRESENT,
         },
         source=Source(path=f"train_splits/dia{number}.mp4", sha256="ab" * 32),
-        duration_seconds=1.5,
+        video_seconds=0.0 if "video" in absent else 1.4,
+        audio_seconds=0.0 if "audio" in absent else 1.5,
         annotated_seconds=1.4,
     )
+    if spec.video.storage == "jpeg":
+        frames = encode_strip(frames, quality=spec.video.jpeg_quality)
     return Sample(meta=meta, frames=frames, logmel=logmel, tokens=tokens)
 
 
@@ -116,7 +131,7 @@ def write_split(
             samples[start : start + samples_per_shard],
             spec=spec,
             label_sets=MELD_LABELS,
-            inputs_sha256=lambda: "0" * 64,
+            origin=lambda: Origin(inputs_sha256="0" * 64, fingerprints=spec.fingerprints(), sources={}),
         )
         for number, start in enumerate(range(0, len(samples), samples_per_shard))
     )

@@ -26,6 +26,7 @@ DOORS = {
     "torchvision": {"mmsent/encoders.py"},
     "transformers": {"mmsent/encoders.py"},
     "safetensors": {"mmsent/checkpoint.py", "mmsent/encoders.py"},
+    "PIL": {"shards/strip.py"},
     "typer": {"cli.py"},
     "rich": {"cli.py"},
 }

@@ -16,11 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from preprocess.annotations import Utterance
-from preprocess.build import build_shards, build_tokenizer, feature_spec
+from preprocess.annotations import DatasetSplit
+from preprocess.build import SplitMade, build_shards, build_tokenizer, feature_spec
+from preprocess.claim import CLAIM_NAME
+from preprocess.config import Part
 from preprocess.errors import DatasetError
-from preprocess.extract import Extract, absent_extract, extract
+from preprocess.extract import MEDIA, Extract, Medium, absent_feature, extract
 from preprocess.meld import read_meld
+from preprocess.pool import Request
 from preprocess.report import report_splits, report_to_json
 from preprocess.text import TextTokenizer, learn_tokenizer
 from shards.errors import ShardError, SpecMismatchError
@@ -44,6 +47,7 @@ from tests.clips import (
 from tests.commands import left_alive
 
 ROOT = Path(__file__).parents[2]
+WHOLE = Part()
 TOKENIZER = learn_tokenizer([row.text for row in make_rows(7)])
 """One that does not follow the csv files, so that rows may change while the spec stays."""
 
@@ -58,13 +62,29 @@ def build(
     *,
     tokenizer: TextTokenizer = TOKENIZER,
     num_workers: int = 1,
+    part: Part = WHOLE,
+    remake: bool = False,
     on_progress: Callable[[str, int, int], None] = ignore_progress,
     **changes: Any,
 ) -> dict[str, int]:
     config = small_config(**changes)
-    return build_shards(
-        read_meld(meld), out, config=config, tokenizer=tokenizer, num_workers=num_workers, on_progress=on_progress
+    made = build_shards(
+        read_meld(meld),
+        out,
+        config=config,
+        tokenizer=tokenizer,
+        num_workers=num_workers,
+        part=part,
+        remake=remake,
+        on_progress=on_progress,
     )
+    return {split: item.shards_made for split, item in made.items()}
+
+
+def made_of(split: DatasetSplit, shards: int = 1) -> SplitMade:
+    """Return what a run says that made so many shards of a split."""
+    counts: dict[Medium, int] = {"video": len(split.utterances), "audio": 0}
+    return SplitMade(finished=True, shards_made=shards, shards_missing=(), decoded=counts, reused=counts)
 
 
 def content_of(out: Path) -> dict[str, str]:
@@ -72,7 +92,7 @@ def content_of(out: Path) -> dict[str, str]:
     return {
         path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(out.rglob("*"))
-        if path.is_file() and ".work" not in path.parts and path.name != ".lock"
+        if path.is_file() and ".work" not in path.parts and not path.name.startswith(".lock")
     }
 
 
@@ -132,11 +152,11 @@ def test_a_sample_holds_what_its_clip_and_its_text_give(original: Path, fresh: P
     spec = feature_spec(config, TOKENIZER)
     rows = read_meld(original).splits[0].utterances
     for sample, row in zip(samples_of(fresh), rows, strict=True):
-        extracted = extract(original, row, decoder="decord", video=spec.video, audio=spec.audio, test_clips="auto")
-        np.testing.assert_array_equal(sample.frames, extracted.frames)
-        np.testing.assert_array_equal(sample.logmel, extracted.logmel)
+        extracted = extract(original, row, media=MEDIA, decoder="decord", spec=spec, test_clips="auto")
+        np.testing.assert_array_equal(sample.frames, extracted.video.array)
+        np.testing.assert_array_equal(sample.logmel, extracted.audio.array)
         np.testing.assert_array_equal(sample.tokens, TOKENIZER.encode(row.text, max_tokens=16)[0])
-        assert (sample.meta.num_frames, sample.meta.num_hops) == (extracted.num_frames, extracted.num_hops)
+        assert (sample.meta.num_frames, sample.meta.num_hops) == (extracted.video.length, extracted.audio.length)
         assert all(presence.present for presence in sample.meta.presence.values())
 
 
@@ -281,12 +301,12 @@ def test_what_is_lost_is_logged_as_it_happens(odd: Path, tmp_path: Path, caplog:
 
 def test_the_report_says_what_became_of_every_row(odd: Path, odd_out: Path) -> None:
     dataset = read_meld(odd)
-    made = {"train": 3, "dev": 1, "test": 1}
-    report = report_to_json(dataset, report_splits(dataset, odd_out, shards_made=made))
+    made = {split.name: made_of(split) for split in dataset.splits}
+    report = report_to_json(dataset, report_splits(dataset, odd_out, made=made))
     train, dev, test = (report["splits"][split] for split in ("train", "dev", "test"))
     json.dumps(report)
     assert (train["num_rows"], train["num_samples"], train["num_dialogues"]) == (9, 9, 3)
-    assert (train["num_shards"], train["num_shards_made"], train["num_files"]) == (3, 3, 8)
+    assert (train["num_shards"], train["num_shards_made"], train["num_files"]) == (3, 1, 8)
     assert train["num_bytes"] == sum(path.stat().st_size for path in (odd_out / "train").glob("*.tar"))
     assert train["usable"] == {"video": 7, "audio": 5, "text": 7}
     assert train["usable_labels"] == {"emotion": {"neutral": 7}, "sentiment": {"neutral": 7}}
@@ -310,8 +330,8 @@ def test_the_report_says_what_became_of_every_row(odd: Path, odd_out: Path) -> N
 def test_the_report_is_the_same_whether_shards_were_made_or_kept(odd: Path, odd_out: Path) -> None:
     dataset = read_meld(odd)
     made, kept = (
-        report_splits(dataset, odd_out, shards_made=dict.fromkeys(("train", "dev", "test"), number))
-        for number in (1, 0)
+        report_splits(dataset, odd_out, made={split.name: made_of(split, shards) for split in dataset.splits})
+        for shards in (1, 0)
     )
     assert [report.num_shards_made for report in kept] == [0, 0, 0]
     assert [report.absent for report in made] == [report.absent for report in kept]
@@ -497,7 +517,7 @@ def test_a_run_that_died_while_it_claimed_its_folder_can_be_repeated(
 ) -> None:
     out = tmp_path / "shards"
     out.mkdir()
-    (out / ".spec.json.tmp").write_bytes((fresh / "spec.json").read_bytes()[:50])
+    (out / f".{CLAIM_NAME}.host-1.tmp").write_bytes((fresh / CLAIM_NAME).read_bytes()[:50])
     build(original, out)
     assert content_of(out) == content_of(fresh)
 
@@ -524,7 +544,7 @@ def test_a_run_that_is_killed_again_and_again_gives_the_same_bytes(original: Pat
         process = start(command(original, out))
         # Killed a random while after so many shards are there; at 0, after it has claimed the folder.
         while process.poll() is None and (
-            not (out / "spec.json").exists() or len(list(out.glob("*/*.tar"))) < num_shards
+            not (out / CLAIM_NAME).exists() or len(list(out.glob("*/*.tar"))) < num_shards
         ):
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.03))
@@ -559,17 +579,19 @@ def test_the_workers_of_a_killed_run_end_too(original: Path, tmp_path: Path) -> 
     [
         ({"num_frames": 5}, "video.num_frames: 4 against 5"),
         ({"height": 64}, "video.height: 32 against 64"),
-        ({"num_hops": 25}, "audio.num_hops: 24 against 25"),
-        ({"max_tokens": 17}, "text.max_tokens: 16 against 17"),
+        ({"storage": "jpeg"}, "video.storage: 'raw' against 'jpeg'"),
+        ({"decoder": "pyav"}, "video.decoder: 'decord' against 'pyav'"),
+        ({"samples_per_shard": 4}, "samples_per_shard: 3 against 4"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_shards_of_another_spec_are_refused_by_field_and_left_alone(
+def test_what_would_decode_every_picture_again_is_refused_by_field_and_nothing_is_touched(
     original: Path, fresh: Path, out: Path, changes: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(SpecMismatchError, match=re.escape(field)) as caught:
         build(original, out, **changes)
     assert "choose another --out" in str(caught.value)
+    assert "--remake" in str(caught.value)
     assert content_of(out) == content_of(fresh)
 
 
@@ -579,13 +601,6 @@ def test_shards_of_another_decoder_version_are_refused(
     monkeypatch.setattr("preprocess.clip.decoder_version", lambda decoder: "99.0")
     with pytest.raises(SpecMismatchError, match=r"video\.decoder_version: 'decord2 .*' against '99\.0'"):
         build(original, out)
-
-
-def test_a_tokenizer_learned_from_other_texts_is_another_spec(meld: Path, out: Path) -> None:
-    write_csv(meld / "train_sent_emo.csv", [Row(text="Quite another line")])
-    tokenizer = build_tokenizer(read_meld(meld), small_config())
-    with pytest.raises(SpecMismatchError, match=r"text\.tokenizer_sha256"):
-        build(meld, out, tokenizer=tokenizer)
 
 
 def test_changes_that_decide_no_byte_are_no_other_spec(original: Path, fresh: Path, out: Path) -> None:
@@ -612,10 +627,10 @@ def test_a_file_in_place_of_the_folder_is_refused(original: Path, tmp_path: Path
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"video": {}, "audio": {}, "text": {}}'])
 def test_a_damaged_spec_is_refused_and_left_alone(original: Path, out: Path, content: str) -> None:
-    (out / "spec.json").write_text(content, "utf-8")
-    with pytest.raises(ShardError, match="the spec of the shards cannot be read"):
+    (out / CLAIM_NAME).write_text(content, "utf-8")
+    with pytest.raises(ShardError, match="how the shards were made cannot be read"):
         build(original, out)
-    assert (out / "spec.json").read_text("utf-8") == content
+    assert (out / CLAIM_NAME).read_text("utf-8") == content
 
 
 def test_too_many_missing_clips_are_refused_before_anything_is_made(meld: Path, tmp_path: Path) -> None:
@@ -698,8 +713,11 @@ def test_a_clip_that_was_killed_for_want_of_time_gets_another_chance(
     """How a worker is killed is tested with the pool; here every row of one run is."""
     row_count = len(read_meld(original).splits[0].utterances)
 
-    def all_killed(root: Path, rows: Iterable[Utterance], **_: object) -> Iterator[Extract]:
-        yield from (absent_extract(row.clip, "the decoder hung", killed=True) for row in rows)
+    def all_killed(root: Path, requests: Iterable[Request], **_: object) -> Iterator[Extract]:
+        hung = absent_feature("the decoder hung", killed=True)
+        yield from (
+            Extract(path=request.row.clip, notes=(), features=dict.fromkeys(MEDIA, hung)) for request in requests
+        )
 
     with monkeypatch.context() as patch:
         patch.setattr("preprocess.build.extract_all", all_killed)
@@ -720,7 +738,8 @@ def test_a_second_run_on_the_same_folder_is_refused_while_the_first_goes_on(orig
             code = (
                 "import sys; from pathlib import Path; from preprocess.lock import locked\n"
                 "from preprocess.errors import OutputBusyError\n"
-                "try:\n    with locked(Path(sys.argv[1])): pass\n"
+                "from preprocess.config import Part\n"
+                "try:\n    with locked(Path(sys.argv[1]), Part()): pass\n"
                 "except OutputBusyError as exc: sys.stdout.write(str(exc))"
             )
             command = [sys.executable, "-c", code, str(tmp_path / "out")]

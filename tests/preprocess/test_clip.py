@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 from preprocess import decord_clip, pyav_clip
 from preprocess.clip import Picture, Sound, decoder_version
 from preprocess.errors import ClipError
-from tests.clips import SAMPLE_RATE, cut_without_encoding, frame_numbers, index_pictures, tone, write_clip
+from shards.schema import VideoSpec
+from tests.clips import (
+    SAMPLE_RATE,
+    cut_without_encoding,
+    frame_numbers,
+    index_pictures,
+    small_config,
+    small_spec,
+    tone,
+    write_clip,
+)
 
 RATE = 16_000
 
@@ -28,19 +38,18 @@ def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(_Reading, "module", request.param)
 
 
+def spec_of(num_frames: int, height: int, width: int) -> VideoSpec:
+    return small_spec(small_config(num_frames=num_frames, height=height, width=width)).video
+
+
 def picture_of(path: Path, *, num_frames: int, height: int = 48, width: int = 64) -> Picture:
-    picture: Picture = _Reading.module.read_picture(path, num_frames=num_frames, height=height, width=width)
+    picture: Picture = _Reading.module.read_picture(path, spec_of(num_frames, height, width), part=None)
     return picture
 
 
 def sound_of(path: Path, *, max_values: int = 10**6) -> Sound:
-    sound: Sound = _Reading.module.read_sound(path, sample_rate=RATE, max_values=max_values)
+    sound: Sound = _Reading.module.read_sound(path, sample_rate=RATE, max_values=max_values, part=None)
     return sound
-
-
-def probe_seconds(path: Path) -> float:
-    seconds: float = _Reading.module.probe_seconds(path)
-    return seconds
 
 
 def frames_on_screen(gaps: Sequence[int], *, num_frames: int) -> list[set[int]]:
@@ -147,7 +156,8 @@ def test_a_frame_rate_is_variable_where_a_frame_stays_longer_than_usual(
 
 def test_probing_tells_the_length_that_reading_tells(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", pictures=12, gaps=[1] * 6 + [4] * 6)
-    assert probe_seconds(path) == picture_of(path, num_frames=2).duration_seconds == pytest.approx(1.25, abs=1e-5)
+    assert pyav_clip.probe_seconds(path) == pytest.approx(1.25, abs=1e-5)
+    assert picture_of(path, num_frames=2).duration_seconds == pytest.approx(1.25, abs=1e-5)
 
 
 def test_a_clip_cut_behind_its_header_gives_what_is_left_of_it(tmp_path: Path) -> None:
@@ -224,7 +234,7 @@ def test_sound_after_the_kept_start_is_no_silence(tmp_path: Path) -> None:
 def reasons(path: Path) -> list[str]:
     """Read what can be read of a clip; return why the rest cannot."""
     found = []
-    for read in (lambda: picture_of(path, num_frames=4), lambda: sound_of(path), lambda: probe_seconds(path)):
+    for read in (lambda: picture_of(path, num_frames=4), lambda: sound_of(path), lambda: pyav_clip.probe_seconds(path)):
         try:
             read()
         except ClipError as exc:
@@ -320,7 +330,7 @@ def test_the_decoder_version_names_all_that_may_decode() -> None:
 @pytest.mark.parametrize("gaps", [[1] * 24, [1] * 6 + [4] * 6, [5] + [1] * 15])
 def test_both_decoders_give_the_same_frames(tmp_path: Path, gaps: list[int]) -> None:
     path = write_clip(tmp_path / "a.mp4", pictures=len(gaps), gaps=gaps, options={"bf": "2", "g": "12"})
-    ours, theirs = (module.read_picture(path, num_frames=7, height=48, width=64) for module in (decord_clip, pyav_clip))
+    ours, theirs = (module.read_picture(path, spec_of(7, 48, 64), part=None) for module in (decord_clip, pyav_clip))
     assert np.abs(ours.frames.astype(int) - theirs.frames).max() <= 6  # one scales more exactly than the other
     assert (ours.num_frames, ours.clip_frames, ours.variable_frame_rate) == (
         theirs.num_frames, theirs.clip_frames, theirs.variable_frame_rate,
@@ -331,7 +341,9 @@ def test_both_decoders_give_the_same_frames(tmp_path: Path, gaps: list[int]) -> 
 @pytest.mark.parametrize(("layout", "num_channels"), [("mono", 1), ("stereo", 2), ("5.1", 6)])
 def test_both_decoders_give_the_same_sound(tmp_path: Path, layout: str, num_channels: int) -> None:
     path = write_clip(tmp_path / "a.mp4", layout=layout, channels=voices(num_channels))
-    ours, theirs = (module.read_sound(path, sample_rate=RATE, max_values=10**6) for module in (decord_clip, pyav_clip))
+    ours, theirs = (
+        module.read_sound(path, sample_rate=RATE, max_values=10**6, part=None) for module in (decord_clip, pyav_clip)
+    )
     num = min(len(ours.waveform), len(theirs.waveform))
     assert abs(len(ours.waveform) - len(theirs.waveform)) <= RATE // 100
     assert np.corrcoef(ours.waveform[:num], theirs.waveform[:num])[0, 1] > 0.9999
@@ -341,13 +353,18 @@ def test_both_decoders_give_the_same_sound(tmp_path: Path, layout: str, num_chan
 def test_a_clip_whose_start_is_hidden_is_known_and_read_without_it(tmp_path: Path) -> None:
     whole = write_clip(tmp_path / "whole.mp4", pictures=24, layout=None)
     cut = cut_without_encoding(tmp_path / "cut.mp4", whole, hidden=8)
-    assert not pyav_clip.has_cut_start(whole)
-    assert pyav_clip.has_cut_start(cut)
-    picture = pyav_clip.read_picture(cut, num_frames=16, height=48, width=64)
+    assert not pyav_clip.glance(whole).hides_start
+    assert pyav_clip.glance(cut).hides_start
+    picture = pyav_clip.read_picture(cut, spec_of(16, 48, 64), part=None)
     assert frame_numbers(picture.frames) == list(range(8, 24))
     assert picture.duration_seconds == pytest.approx(16 / 24, abs=0.001)
 
 
-def test_what_cannot_be_opened_has_no_hidden_start(tmp_path: Path) -> None:
+def test_of_what_cannot_be_opened_nothing_is_known(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"hello" * 100)
-    assert not pyav_clip.has_cut_start(tmp_path / "a.mp4")
+    assert pyav_clip.glance(tmp_path / "a.mp4") == pyav_clip.Glance()
+
+
+def test_a_glance_tells_how_long_the_sound_is(tmp_path: Path) -> None:
+    assert pyav_clip.glance(write_clip(tmp_path / "a.mp4")).sound_seconds == pytest.approx(1.0, abs=0.03)
+    assert pyav_clip.glance(write_clip(tmp_path / "b.mp4", layout=None)).sound_seconds == 0.0

@@ -6,6 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from preprocess.build import build_shards, feature_spec
+from preprocess.config import Part
 from preprocess.dataset import MeldDataset
 from preprocess.errors import DatasetError
 from preprocess.meld import read_meld
@@ -37,7 +38,14 @@ def meld(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shards(meld: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Sample]]:
     out = tmp_path_factory.mktemp("dataset") / "shards"
     build_shards(
-        read_meld(meld), out, config=CONFIG, tokenizer=TOKENIZER, num_workers=1, on_progress=lambda *call: None
+        read_meld(meld),
+        out,
+        config=CONFIG,
+        tokenizer=TOKENIZER,
+        num_workers=1,
+        part=Part(),
+        remake=False,
+        on_progress=lambda *call: None,
     )
     return {split: list(read_split(out / split)) for split in SPLITS}
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preprocess.annotations import Span, Utterance
+from preprocess.config import Part
 from preprocess.config import TestClips as WhichClips  # under its own name pytest would take it for tests
-from preprocess.plan import SourceDigests, inputs_sha256, plan_shards
+from preprocess.plan import SourceDigests, clip_sha256, inputs_sha256, plan_shards
 from shards.index import sha256_file
 from tests.clips import make_utterance
 
@@ -23,9 +24,33 @@ def numbered(number: int, *, twin: bool = False) -> Utterance:
 
 def sha256_of(rows: list[Utterance], *, content: str = "", test_clips: WhichClips = "auto") -> str:
     """Digest rows whose clips hold their own path and `content`."""
-    return inputs_sha256(
-        rows, digest=lambda path: hashlib.sha256((path + content).encode()).hexdigest(), test_clips=test_clips
-    )
+
+    def digest(path: str) -> str:
+        return hashlib.sha256((path + content).encode()).hexdigest()
+
+    return inputs_sha256(rows, {row.key: clip_sha256(row, digest=digest, test_clips=test_clips) for row in rows})
+
+
+# What a row's clip gives.
+
+
+@pytest.mark.parametrize("change", [{"text": "Other"}, {"speaker": "Joey"}, {"labels": {"emotion": "anger"}}])
+def test_what_is_said_and_how_it_is_labelled_does_not_decide_what_a_clip_gives(change: dict[str, object]) -> None:
+    """So a corrected transcript costs no decoding."""
+    row = numbered(0)
+    changed = dataclasses.replace(row, **change)  # type: ignore[arg-type]
+    ours, theirs = (clip_sha256(item, digest=str, test_clips="auto") for item in (row, changed))
+    assert ours == theirs
+    assert sha256_of([row]) != sha256_of([changed])
+
+
+def test_parts_remember_apart_and_read_what_all_remember(tmp_path: Path, clip: Path, reads: list[Path]) -> None:
+    for number in (1, 2):
+        digests = SourceDigests(tmp_path / ".work", root=tmp_path / "meld", part=Part(number=number, count=2))
+        digests("clips/a.mp4")
+        digests.save()
+    assert reads == [clip]
+    assert [path.name for path in (tmp_path / ".work").iterdir()] == ["sources-1-of-2.json"]
 
 
 # Plans.
@@ -90,7 +115,7 @@ def test_a_change_of_a_clip_or_of_its_twin_is_seen() -> None:
     def digest(changed: str) -> Callable[[str], str]:
         return lambda path: path + ("changed" if path == changed else "")
 
-    digests = {inputs_sha256([row], digest=digest(path), test_clips="auto") for path in ("", row.clip, row.twin)}
+    digests = {clip_sha256(row, digest=digest(path), test_clips="auto") for path in ("", row.clip, row.twin)}
     assert len(digests) == 3
 
 
@@ -135,7 +160,7 @@ def clip(tmp_path: Path) -> Path:
 
 
 def open_digests(tmp_path: Path) -> SourceDigests:
-    return SourceDigests(tmp_path / "out" / ".work" / "sources.json", root=tmp_path / "meld")
+    return SourceDigests(tmp_path / "out" / ".work", root=tmp_path / "meld", part=Part())
 
 
 def test_a_digest_is_that_of_the_content(tmp_path: Path, clip: Path) -> None:
@@ -192,9 +217,9 @@ def test_an_entry_without_its_digest_is_as_good_as_none(tmp_path: Path, clip: Pa
 
 def test_a_clip_that_cannot_be_read_has_no_digest(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").symlink_to("/proc/self/mem")  # a file whose reading fails, also for root
-    digests = SourceDigests(tmp_path / "sources.json", root=tmp_path)
+    digests = SourceDigests(tmp_path, root=tmp_path, part=Part())
     assert digests("a.mp4") == digests("gone.mp4") == ""
     digests.save()
     (tmp_path / "a.mp4").unlink()
     (tmp_path / "a.mp4").write_bytes(b"now it can")
-    assert len(SourceDigests(tmp_path / "sources.json", root=tmp_path)("a.mp4")) == 64
+    assert len(SourceDigests(tmp_path, root=tmp_path, part=Part())("a.mp4")) == 64

@@ -3,7 +3,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +13,13 @@ from pebble import ProcessPool
 
 from preprocess.annotations import Utterance
 from preprocess.config import TestClips as WhichClips  # under its own name pytest would take it for tests
-from preprocess.extract import Extract
-from preprocess.pool import _AHEAD, _context, _outcome, _Task, extract_all
+from preprocess.extract import MEDIA, Extract, Medium
+from preprocess.pool import _AHEAD, Request, _context, _Death, _outcome, _Task, _Workers, extract_all
 from tests.clips import make_utterance, small_config, small_spec, write_clip, write_crashing_clip, write_numbered_clip
+
+
+def wanted(rows: Iterable[Utterance], media: tuple[Medium, ...] = MEDIA) -> Iterator[Request]:
+    return (Request(row=row, media=media) for row in rows)
 
 
 def run(
@@ -27,7 +31,7 @@ def run(
     test_clips: WhichClips = "auto",
 ) -> list[Extract]:
     config = small_config(clip_timeout_seconds=clip_timeout_seconds, test_clips=test_clips)
-    return list(extract_all(root, rows, config=config, spec=small_spec(config), num_workers=num_workers))
+    return list(extract_all(root, wanted(rows), config=config, spec=small_spec(config), num_workers=num_workers))
 
 
 def write_rows(root: Path, num_rows: int) -> list[Utterance]:
@@ -41,8 +45,13 @@ def test_results_come_in_the_order_of_the_rows(tmp_path: Path, num_workers: int)
     rows = write_rows(tmp_path, 9)
     extracts = run(tmp_path, rows, num_workers=num_workers)
     assert [extracted.path for extracted in extracts] == [row.clip for row in rows]
-    assert all(extracted.video.present and extracted.audio.present for extracted in extracts)
-    assert len({extracted.logmel.tobytes() for extracted in extracts}) == 9
+    assert all(extracted.video.presence.present and extracted.audio.presence.present for extracted in extracts)
+    assert len({extracted.audio.array.tobytes() for extracted in extracts}) == 9
+
+
+def second_decoder(extracted: Extract) -> list[str]:
+    notes = (*extracted.video.notes, *extracted.audio.notes)
+    return [note.detail for note in notes if note.kind == "second_decoder"]
 
 
 def test_no_rows_give_nothing(tmp_path: Path) -> None:
@@ -52,7 +61,7 @@ def test_no_rows_give_nothing(tmp_path: Path) -> None:
 def test_a_row_without_a_clip_needs_none_and_says_which_was_looked_for(tmp_path: Path) -> None:
     (extracted,) = run(tmp_path, [make_utterance(7)])
     reason = "the clip is missing: there is no clips/dia0_utt7.mp4"
-    assert (extracted.video.reason, extracted.audio.reason) == (reason, reason)
+    assert (extracted.video.presence.reason, extracted.audio.presence.reason) == (reason, reason)
     assert extracted.path == ""
 
 
@@ -61,13 +70,32 @@ def test_a_clip_that_crashes_decord_is_read_by_pyav(tmp_path: Path, num_workers:
     rows = write_rows(tmp_path, 5)
     write_crashing_clip(tmp_path / "2.mp4")
     extracts = run(tmp_path, rows, num_workers=num_workers)
-    assert all(extracted.video.present and extracted.audio.present for extracted in extracts)
+    assert all(extracted.video.presence.present and extracted.audio.presence.present for extracted in extracts)
     assert extracts[2].path == "2.mp4"
     why = "the decoder crashed: SIGABRT"
-    assert [note.detail for note in extracts[2].notes if note.kind == "second_decoder"] == [
-        f"picture by PyAV: {why}", f"sound by PyAV: {why}",
-    ]  # fmt: skip
-    assert {note.kind for number in (0, 1, 3, 4) for note in extracts[number].notes}.isdisjoint({"second_decoder"})
+    assert second_decoder(extracts[2]) == [f"picture by PyAV: {why}"]  # its sound alone does not crash Decord
+    assert [second_decoder(extracts[number]) for number in (0, 1, 3, 4)] == [[], [], [], []]
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+def test_what_crashes_decord_gives_alone_what_it_gives_together(tmp_path: Path, medium: Medium) -> None:
+    row = make_utterance(clip="0.mp4")
+    write_crashing_clip(tmp_path / "0.mp4")
+    config = small_config()
+    together, alone = (
+        next(extract_all(tmp_path, wanted([row], media), config=config, spec=small_spec(config), num_workers=1))
+        for media in (MEDIA, (medium,))
+    )
+    ours, theirs = together.features[medium], alone.features[medium]
+    np.testing.assert_array_equal(ours.array, theirs.array)
+    assert (ours.notes, ours.seconds) == (theirs.notes, theirs.seconds)
+
+
+def test_a_row_of_which_nothing_is_wanted_is_passed_through_without_a_look(tmp_path: Path) -> None:
+    config = small_config()
+    requests = wanted([make_utterance(clip="not there.mp4")], ())
+    (extracted,) = extract_all(tmp_path, requests, config=config, spec=small_spec(config), num_workers=1)
+    assert extracted.features == {}
 
 
 def test_a_twin_that_crashes_its_decoder_does_not_cost_the_clip_beside_it(tmp_path: Path) -> None:
@@ -77,7 +105,7 @@ def test_a_twin_that_crashes_its_decoder_does_not_cost_the_clip_beside_it(tmp_pa
     choices: tuple[WhichClips, ...] = ("auto", "plain")
     for test_clips in choices:
         (extracted,) = run(tmp_path, [with_twin], test_clips=test_clips)
-        assert extracted.video.present
+        assert extracted.video.presence.present
         assert extracted.path == row.clip
 
 
@@ -96,22 +124,22 @@ def test_a_clip_that_hangs_its_decoder_costs_itself_alone(tmp_path: Path) -> Non
     late.start()
     extracts = run(tmp_path, rows, num_workers=2, clip_timeout_seconds=2.0)
     late.cancel()
-    assert [extracted.video.present for extracted in extracts] == [True, False, True, True]
+    assert [extracted.video.presence.present for extracted in extracts] == [True, False, True, True]
     hung = "the decoder hung: killed after 2 s"
-    assert extracts[1].video.reason == extracts[1].audio.reason == f"{hung}; with PyAV, {hung}"
-    assert extracts[1].killed
+    assert extracts[1].video.presence.reason == extracts[1].audio.presence.reason == f"{hung}; with PyAV, {hung}"
+    assert extracts[1].video.killed
+    assert extracts[1].audio.killed
 
 
 def test_a_larger_file_has_more_time(tmp_path: Path) -> None:
     """By the tasks' own account: waiting for it would take too long."""
-    from preprocess.pool import _schedule
-
     for name, size in (("small.mp4", 0), ("large.mp4", 3_000_000)):
         (tmp_path / name).write_bytes(bytes(size))
     config = small_config(clip_timeout_seconds=5.0)
     pool = ProcessPool(max_workers=1, context=_context())
+    workers = _Workers(pool, tmp_path, config=config, spec=small_spec(config))
     tasks = [
-        _schedule(pool, tmp_path, make_utterance(clip=clip, twin=twin), config=config, spec=small_spec(config))
+        workers.start(Request(row=make_utterance(clip=clip, twin=twin), media=MEDIA))
         for clip, twin in (("small.mp4", ""), ("large.mp4", ""), ("large.mp4", "large.mp4"))
     ]
     pool.stop()
@@ -130,7 +158,7 @@ def test_a_bug_in_a_worker_is_raised_and_leaves_no_process_behind(tmp_path: Path
 def test_a_run_that_ends_early_leaves_no_process_behind(tmp_path: Path) -> None:
     rows = write_rows(tmp_path, 6)
     config = small_config()
-    extracts = extract_all(tmp_path, rows, config=config, spec=small_spec(config), num_workers=2)
+    extracts = extract_all(tmp_path, wanted(rows), config=config, spec=small_spec(config), num_workers=2)
     next(extracts)
     assert multiprocessing.active_children() != []
     extracts.close()
@@ -146,7 +174,7 @@ def test_rows_are_taken_only_a_little_ahead(tmp_path: Path) -> None:
             yield make_utterance(number)
 
     config = small_config()
-    extracts = extract_all(tmp_path, rows(), config=config, spec=small_spec(config), num_workers=2)
+    extracts = extract_all(tmp_path, wanted(rows()), config=config, spec=small_spec(config), num_workers=2)
     for _ in range(3):
         next(extracts)
     assert len(taken) <= 3 + 2 * _AHEAD
@@ -185,10 +213,12 @@ def pool() -> Iterator[ProcessPool]:
     pool.join()
 
 
-def outcome_of(pool: ProcessPool, function: object, *args: int, timeout_seconds: float = 30.0) -> Extract:
+def outcome_of(pool: ProcessPool, function: object, *args: int, timeout_seconds: float = 30.0) -> _Death:
     future = pool.schedule(function, args=args, timeout=timeout_seconds)
-    row = make_utterance(clip="clips/a.mp4")
-    return _outcome(_Task(row=row, timeout_seconds=timeout_seconds, future=future))
+    request = Request(row=make_utterance(clip="clips/a.mp4"), media=MEDIA)
+    outcome = _outcome(_Task(request=request, timeout_seconds=timeout_seconds, future=future))
+    assert isinstance(outcome, _Death)
+    return outcome
 
 
 @pytest.mark.parametrize(
@@ -202,26 +232,18 @@ def outcome_of(pool: ProcessPool, function: object, *args: int, timeout_seconds:
     ],
 )
 def test_a_worker_that_dies_is_a_reason(pool: ProcessPool, function: object, args: tuple[int], reason: str) -> None:
-    extracted = outcome_of(pool, function, *args)
-    assert extracted.video.reason == extracted.audio.reason == f"the decoder crashed: {reason}"
-    assert extracted.path == "clips/a.mp4"
-    assert extracted.frames.size == extracted.logmel.size == 0
+    death = outcome_of(pool, function, *args)
+    assert death == _Death(reason=f"the decoder crashed: {reason}", sigkill=reason == "SIGKILL")
 
 
 def test_a_worker_that_hangs_is_killed_and_is_a_reason(pool: ProcessPool) -> None:
-    extracted = outcome_of(pool, sleep_long, timeout_seconds=1.0)
-    assert extracted.video.reason == extracted.audio.reason == "the decoder hung: killed after 1 s"
+    death = outcome_of(pool, sleep_long, timeout_seconds=1.0)
+    assert death == _Death(reason="the decoder hung: killed after 1 s", timed_out=True)
 
 
 def test_an_error_that_is_not_about_the_clip_is_raised(pool: ProcessPool) -> None:
     with pytest.raises(AssertionError, match="a bug"):
         outcome_of(pool, raise_assertion)
-
-
-def test_the_twin_is_named_where_there_is_no_plain_clip(pool: ProcessPool) -> None:
-    future = pool.schedule(abort, timeout=30)
-    task = _Task(row=make_utterance(twin="clips/twin.mp4"), timeout_seconds=30, future=future)
-    assert _outcome(task).path == "clips/twin.mp4"
 
 
 def test_a_worker_says_nothing_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -235,7 +257,7 @@ def test_arrays_come_back_as_they_were_made(tmp_path: Path) -> None:
     (row,) = write_rows(tmp_path, 1)
     (extracted,) = run(tmp_path, [row])
     config = small_config()
-    assert extracted.frames.shape == (config.num_frames, config.height, config.width, 3)
-    assert extracted.frames.dtype == np.uint8
-    assert extracted.logmel.shape == (config.num_mels, config.num_hops)
-    assert extracted.logmel.dtype == np.float16
+    assert extracted.video.array.shape == (config.num_frames, config.height, config.width, 3)
+    assert extracted.video.array.dtype == np.uint8
+    assert extracted.audio.array.shape == (config.num_mels, config.num_hops)
+    assert extracted.audio.array.dtype == np.float16

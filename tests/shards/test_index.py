@@ -176,7 +176,7 @@ def test_a_folder_that_is_not_there_is_an_error_of_its_own(tmp_path: Path) -> No
 
 def test_a_sidecar_has_the_name_and_the_row_size_of_the_format() -> None:
     assert sidecar_name("train-00007.tar") == "train-00007.sidecar.npy"
-    assert sidecar_dtype(2).itemsize == 4 * 8 + 2 * 4 + 3 * 4 + 1 + 2 * 2
+    assert sidecar_dtype(2).itemsize == 4 * 8 + 3 * 4 + 3 * 4 + 1 + 2 * 2
 
 
 def test_a_sidecar_row_says_what_its_sample_says(tmp_path: Path) -> None:

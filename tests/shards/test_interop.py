@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.codec import ARRAY_MEMBERS, MEMBERS, encode_sample
+from shards.codec import ARRAY_MEMBERS, encode_sample, members
 from shards.schema import MELD_LABELS, Sample
 from tests.samples import make_sample, make_spec, write_split
 
@@ -85,12 +85,14 @@ def test_webdataset_and_tarfile_keep_a_key_of_our_grammar_whole(tmp_path: Path) 
     shard = tmp_path / "train" / "train-00000.tar"
     assert [sample["key"] for sample in read_with_webdataset(str(shard), secure=False)] == keys
     with tarfile.open(shard) as tar:
-        assert tar.getnames() == [f"{key}.{name}" for key in keys for name in MEMBERS]
+        assert tar.getnames() == [f"{key}.{name}" for key in keys for name in members("raw")]
 
 
 def test_tarfile_of_the_standard_library_lists_every_member(directory: Path) -> None:
     with tarfile.open(directory / "train-00000.tar") as tar:
-        assert tar.getnames() == [f"{sample.meta.key}.{name}" for sample in make_samples()[:3] for name in MEMBERS]
+        assert tar.getnames() == [
+            f"{sample.meta.key}.{name}" for sample in make_samples()[:3] for name in members("raw")
+        ]
 
 
 def test_numpy_and_json_alone_read_a_member(directory: Path) -> None:

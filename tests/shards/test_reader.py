@@ -10,7 +10,7 @@ from shards.codec import array_shapes
 from shards.errors import FormatVersionError, ShardCorruptError, ShardError
 from shards.index import INDEX_NAME, sidecar_name
 from shards.reader import Split, map_file, read_split
-from shards.schema import MELD_LABELS, Sample
+from shards.schema import FORMAT_VERSION, MELD_LABELS, Sample
 from tests.samples import assert_same_sample, make_sample, make_spec, with_byte_changed, write_split
 
 NUM_SAMPLES = 5  # in shards of 3 and 2
@@ -187,7 +187,7 @@ def test_a_split_without_an_index_is_refused_although_its_shards_are_whole(direc
 
 def test_a_split_of_another_format_version_is_refused(directory: Path) -> None:
     index = directory / INDEX_NAME
-    index.write_text(index.read_text().replace('"format_version": 1', '"format_version": 99'))
+    index.write_text(index.read_text().replace(f'"format_version": {FORMAT_VERSION}', '"format_version": 99'))
     with pytest.raises(FormatVersionError, match="99"):
         Split(directory)
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.codec import MEMBERS
+from shards.codec import members
 from shards.errors import ShardError
 from shards.index import ShardInfo, sha256_file, sidecar_name
 from shards.schema import MELD_LABELS, PRESENT, FeatureSpec, Sample
-from shards.writer import read_record, record_path, shard_name, write_shard
+from shards.writer import Origin, read_record, record_path, shard_name, write_shard
 from tests.samples import make_sample, make_spec, with_byte_changed
 from tests.shards.disks import file_size_limit, mounted, remount
 
@@ -58,8 +58,13 @@ write(Path(sys.argv[1]), samples())
 """
 
 
+ORIGIN = Origin(
+    inputs_sha256="0" * 64, fingerprints={"video": "1" * 64}, sources={"train-dia0-utt0": {"video": "2" * 64}}
+)
+
+
 def write(path: Path, samples: Iterable[Sample], *, spec: FeatureSpec = SPEC) -> ShardInfo:
-    return write_shard(path, samples, spec=spec, label_sets=MELD_LABELS, inputs_sha256=lambda: "0" * 64)
+    return write_shard(path, samples, spec=spec, label_sets=MELD_LABELS, origin=lambda: ORIGIN)
 
 
 def samples_of(*numbers: int) -> list[Sample]:
@@ -80,8 +85,9 @@ def run_until_killed(script: str, *arguments: object) -> None:
 
 
 def assert_record_is_true_or_absent(path: Path) -> None:
-    info = read_record(path, spec=SPEC)
-    if info is not None:
+    record = read_record(path)
+    if record is not None:
+        info, _ = record
         assert sha256_file(path) == info.sha256
         assert sha256_file(path.with_name(sidecar_name(path.name))) == info.sidecar_sha256
 
@@ -98,7 +104,7 @@ def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
     assert len(content(tmp_path / "first")) == 3
 
 
-def test_the_bytes_of_a_shard_are_those_of_format_version_1(tmp_path: Path) -> None:
+def test_the_bytes_of_a_shard_are_those_of_format_version_2(tmp_path: Path) -> None:
     meta = replace(
         make_sample(0).meta,
         num_frames=4,
@@ -113,8 +119,8 @@ def test_the_bytes_of_a_shard_are_those_of_format_version_1(tmp_path: Path) -> N
         tokens=np.arange(12, dtype=np.int32),
     )
     info = write(tmp_path / "train-00000.tar", [sample])
-    assert info.sha256 == "be03d848404e179f51cbf65d2602d2c69b63961ba8892847e9bf41e9cca538e2"
-    assert info.sidecar_sha256 == "8360cb38498edaa3716dbae1a7d769ee590d6d2dc160e4089ad797672d058a49"
+    assert info.sha256 == "cac023ff2d1f396ac4853ae2ab87bd1ae167e9a221545a4b688a23e673f7a39b"
+    assert info.sidecar_sha256 == "688717eb4254021b4da8369c2c59ba32993f1dae7b70b74b7580df42dfc45eb6"
 
 
 def test_headers_hold_no_time_and_no_owner(tmp_path: Path) -> None:
@@ -131,7 +137,7 @@ def test_members_stand_in_the_order_of_the_format(tmp_path: Path) -> None:
     write(tmp_path / "train-00000.tar", samples_of(4, 2, 3))
     with tarfile.open(tmp_path / "train-00000.tar") as tar:
         assert tar.getnames() == [
-            f"train-dia0-utt{number}.{extension}" for number in (4, 2, 3) for extension in MEMBERS
+            f"train-dia0-utt{number}.{extension}" for number in (4, 2, 3) for extension in members("raw")
         ]
 
 
@@ -142,7 +148,7 @@ def test_every_member_but_the_json_has_the_same_size_in_all_samples(tmp_path: Pa
         sizes = {member.name.partition(".")[2]: set[int]() for member in tar}
         for member in tar:
             sizes[member.name.partition(".")[2]].add(member.size)
-    assert all(len(sizes[name]) == 1 for name in MEMBERS if name != "json")
+    assert all(len(sizes[name]) == 1 for name in members("raw") if name != "json")
     assert len(sizes["json"]) > 1
 
 
@@ -166,12 +172,12 @@ def test_the_digest_of_the_inputs_is_asked_for_after_the_last_sample(tmp_path: P
         yield make_sample(0)
         asked_for.append("last sample")
 
-    def inputs_sha256() -> str:
+    def origin() -> Origin:
         asked_for.append("digest")
-        return "7" * 64
+        return Origin(inputs_sha256="7" * 64, fingerprints={}, sources={})
 
     path = tmp_path / "train-00000.tar"
-    info = write_shard(path, samples(), spec=SPEC, label_sets=MELD_LABELS, inputs_sha256=inputs_sha256)
+    info = write_shard(path, samples(), spec=SPEC, label_sets=MELD_LABELS, origin=origin)
     assert asked_for == ["last sample", "digest"]
     assert info.inputs_sha256 == "7" * 64
 
@@ -201,7 +207,7 @@ def test_samples_that_fail_midway_leave_the_good_shard_that_was_there(tmp_path: 
     with pytest.raises(type(exception)):
         write(path, samples())
     assert content(tmp_path) == before
-    assert read_record(path, spec=SPEC) == info
+    assert read_record(path) == (info, ORIGIN)
 
 
 def test_trouble_with_a_clip_is_not_called_trouble_with_the_shard(tmp_path: Path) -> None:
@@ -246,7 +252,7 @@ def test_a_full_disk_is_a_named_error_that_leaves_no_record_and_nothing_temporar
             (tmp_path / "other").write_bytes(b"x")
         with pytest.raises(ShardError, match=r"No space left(?s:.*)train-00000"):
             write(path, samples_of(0, 1))
-        assert read_record(path, spec=SPEC) is None
+        assert read_record(path) is None
         assert not [name for name in content(tmp_path) if name.endswith(".tmp")]
 
 
@@ -257,7 +263,7 @@ def test_a_disk_without_room_for_another_file_is_a_named_error(tmp_path: Path, n
     with mounted(tmp_path, options=f"size=1m,nr_inodes={num_files}"):
         with pytest.raises(ShardError, match=r"No space left(?s:.*)train-00000"):
             write(path, samples_of(0, 1))
-        assert read_record(path, spec=SPEC) is None
+        assert read_record(path) is None
         assert not [name for name in content(tmp_path) if name.endswith(".tmp")]
 
 
@@ -265,7 +271,7 @@ def test_a_disk_with_just_enough_room_is_enough(tmp_path: Path) -> None:
     path = tmp_path / "train-00000.tar"
     with mounted(tmp_path, options="size=28k,nr_inodes=5"):
         info = write(path, samples_of(0, 1))
-        assert read_record(path, spec=SPEC) == info
+        assert read_record(path) == (info, ORIGIN)
 
 
 def test_a_full_disk_leaves_the_good_shard_that_was_there(tmp_path: Path) -> None:
@@ -277,7 +283,7 @@ def test_a_full_disk_leaves_the_good_shard_that_was_there(tmp_path: Path) -> Non
         with pytest.raises(ShardError, match="No space left"):
             write(path, samples_of(2, 3))
         assert content(tmp_path) == before
-        assert read_record(path, spec=SPEC) == info
+        assert read_record(path) == (info, ORIGIN)
 
 
 def test_a_disk_that_became_read_only_is_a_named_error(tmp_path: Path) -> None:
@@ -292,15 +298,8 @@ def test_a_disk_that_became_read_only_is_a_named_error(tmp_path: Path) -> None:
 def test_a_record_is_that_of_the_shard(tmp_path: Path) -> None:
     path = tmp_path / "train-00000.tar"
     info = write(path, samples_of(0, 1))
-    assert read_record(path, spec=SPEC) == info
+    assert read_record(path) == (info, ORIGIN)
     assert record_path(path) == tmp_path / ".work" / "train-00000.json"
-
-
-def test_a_record_of_another_spec_is_none(tmp_path: Path) -> None:
-    path = tmp_path / "train-00000.tar"
-    write(path, samples_of(0, 1))
-    other = replace(SPEC, video=replace(SPEC.video, decoder_version="2"))
-    assert read_record(path, spec=other) is None
 
 
 def test_the_record_of_a_cut_shard_is_none(tmp_path: Path) -> None:
@@ -309,7 +308,7 @@ def test_the_record_of_a_cut_shard_is_none(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for size in (0, 512, len(whole) - 1):
         path.write_bytes(whole[:size])
-        assert read_record(path, spec=SPEC) is None
+        assert read_record(path) is None
 
 
 @pytest.mark.parametrize("change", ["gone", "cut", "damaged"])
@@ -321,14 +320,14 @@ def test_the_record_of_a_shard_whose_sidecar_is_not_whole_is_none(tmp_path: Path
     sidecar.unlink()
     if change != "gone":
         sidecar.write_bytes(whole[:-1] if change == "cut" else with_byte_changed(whole, len(whole) - 1))
-    assert read_record(path, spec=SPEC) is None
+    assert read_record(path) is None
 
 
 def test_the_record_of_a_shard_that_is_gone_is_none(tmp_path: Path) -> None:
     path = tmp_path / "train-00000.tar"
     write(path, samples_of(0, 1))
     path.unlink()
-    assert read_record(path, spec=SPEC) is None
+    assert read_record(path) is None
 
 
 @pytest.mark.parametrize("damaged", [b"", b"{", b"[]", b"null", b"\xff", b'{"shard": {}}', b'{"shard": {"name": 1}}'])
@@ -336,7 +335,7 @@ def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, damaged: bytes) ->
     path = tmp_path / "train-00000.tar"
     write(path, samples_of(0, 1))
     record_path(path).write_bytes(damaged)
-    assert read_record(path, spec=SPEC) is None
+    assert read_record(path) is None
 
 
 def test_a_record_of_an_older_program_is_none(tmp_path: Path) -> None:
@@ -345,13 +344,13 @@ def test_a_record_of_an_older_program_is_none(tmp_path: Path) -> None:
     record = json.loads(record_path(path).read_bytes())
     del record["shard"]["sidecar_sha256"]
     record_path(path).write_text(json.dumps(record))
-    assert read_record(path, spec=SPEC) is None
+    assert read_record(path) is None
 
 
 def test_a_process_killed_among_samples_leaves_no_record_and_no_file_under_a_final_name(tmp_path: Path) -> None:
     path = tmp_path / "train-00000.tar"
     run_until_killed(KILLED_AMONG_SAMPLES, path)
-    assert read_record(path, spec=SPEC) is None
+    assert read_record(path) is None
     assert not list(tmp_path.glob("train-*"))
     write(path, samples_of(0, 1, 2))
     assert sorted(content(tmp_path)) == [".work/train-00000.json", "train-00000.sidecar.npy", "train-00000.tar"]
@@ -361,7 +360,7 @@ def test_a_process_killed_among_samples_leaves_no_record_and_no_file_under_a_fin
 def test_a_process_killed_before_any_rename_leaves_a_true_record_or_none(tmp_path: Path, rename: int) -> None:
     path = tmp_path / "train-00000.tar"
     run_until_killed(KILLED_AT_RENAME, path, rename)
-    assert read_record(path, spec=SPEC) is None
+    assert read_record(path) is None
 
 
 @pytest.mark.parametrize("rename", [1, 2, 3])
