@@ -6,8 +6,9 @@ from typing import Literal, get_args
 
 from shards.schema import DEFAULT_TEXT_ENCODER, AudioSpec, Sampling, Scale, Storage, VideoSpec
 
-__all__ = ["Decoder", "DemoConfig", "Part", "PreprocessConfig", "Preset", "TestClips", "preset"]
+__all__ = ["DatasetFormat", "Decoder", "DemoConfig", "Part", "PreprocessConfig", "Preset", "TestClips", "preset"]
 
+DatasetFormat = Literal["auto", "meld", "emorynlp", "csv"]
 Preset = Literal["default", "tutorial"]
 Decoder = Literal["decord", "pyav"]
 TestClips = Literal["auto", "corrected", "plain"]

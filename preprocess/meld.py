@@ -1,22 +1,28 @@
 """A MELD folder -> its utterances in a fixed order, and what is odd about the files around them."""
 
-import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from preprocess.annotations import Dataset, DatasetSplit, Span, Utterance
 from preprocess.errors import DatasetError
+from preprocess.table import Row, read_table, value_of, walk
 from shards.errors import describe
 from shards.schema import MELD_LABELS, SPLITS
 
-__all__ = ["normalise_text", "parse_time", "read_meld"]
+__all__ = ["MELD_CSVS", "is_meld", "normalise_text", "parse_time", "read_meld"]
 
 COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID", "StartTime", "EndTime")
 """What a row must have; Season and Episode are read where they are. `Sr No.` is not: it repeats in train, 57 times."""
+
+
+def is_meld(root: Path) -> bool:
+    """Whether a folder, or one in it, holds an annotation file of MELD's name."""
+    return root.is_dir() and any((folder / name).is_file() for folder in walk(root) for name in MELD_CSVS)
 
 
 def read_meld(root: Path) -> Dataset:
@@ -41,7 +47,7 @@ def read_meld(root: Path) -> Dataset:
 
 
 def _read_meld(root: Path) -> Dataset:
-    folders = list(_walk(root))
+    folders = list(walk(root))
     csvs, others = _find_csvs(root, folders)
     clip_folders = _find_clip_folders(root, folders)
     if not csvs:
@@ -98,7 +104,7 @@ _C1 = {
 } | {0xA0: " "}
 
 _CLIP = re.compile(r"(final_videos_test)?(dia(\d+)_utt(\d+)\.mp4)")
-_CSV = {f"{split}_sent_emo.csv": split for split in SPLITS}
+MELD_CSVS = {f"{split}_sent_emo.csv": split for split in SPLITS}
 _CLIP_FOLDERS = {
     "train_splits": "train",
     "train": "train",
@@ -109,20 +115,6 @@ _CLIP_FOLDERS = {
     "test_splits": "test",
     "test": "test",
 }
-_MAX_DEPTH = 4
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    """Yield the folder and those in it, shallow ones first, hidden ones left out."""
-    level = [root]
-    for _ in range(_MAX_DEPTH):
-        yield from level
-        level = [
-            Path(entry.path)
-            for folder in level
-            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
-            if entry.is_dir() and not entry.name.startswith(".")
-        ]
 
 
 def _find_csvs(root: Path, folders: Iterable[Path]) -> tuple[dict[str, Path], tuple[str, ...]]:
@@ -130,7 +122,7 @@ def _find_csvs(root: Path, folders: Iterable[Path]) -> tuple[dict[str, Path], tu
     found: dict[str, Path] = {}
     others = []
     for folder in folders:
-        for name, split in _CSV.items():
+        for name, split in MELD_CSVS.items():
             path = folder / name
             if not path.is_file():
                 continue
@@ -222,51 +214,28 @@ class _Row:
 
 def _read_rows(path: Path) -> list[_Row]:
     """Read an annotation file, every row or none."""
-    rows: dict[tuple[str, str], _Row] = {}
-    try:
-        # newline="": only the csv module may end a row; str.splitlines also ends one at U+0085, which is in the texts.
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-            if missing:
-                what = f"columns are missing: {', '.join(missing)}; found {', '.join(reader.fieldnames or ['none'])}"
-                raise DatasetError(describe(what, file=path, then="use MELD's own CSV, or add the columns"))
-            for values in reader:
-                try:
-                    row = _parse_row(values)
-                except ValueError as exc:
-                    then = "mend the row: none is ever dropped"
-                    raise DatasetError(describe(f"line {reader.line_num}: {exc}", file=path, then=then)) from exc
-                if rows.setdefault((row.dialogue_id, row.utterance_id), row) is not row:
-                    what = (
-                        f"line {reader.line_num}: dialogue {row.dialogue_id}, utterance {row.utterance_id} comes twice"
-                    )
-                    raise DatasetError(describe(what, file=path, then="keep one of the rows"))
-    except UnicodeDecodeError as exc:
-        then = "convert it, for example with `iconv -f cp1252 -t utf-8`"
-        raise DatasetError(describe(f"is not UTF-8: {exc}", file=path, then=then)) from exc
-    except csv.Error as exc:
-        raise DatasetError(describe(f"line {reader.line_num}: {exc}", file=path, then="mend the row")) from exc
-    if not rows:
-        raise DatasetError(describe("has no rows", file=path, then="copy it again"))
-    return list(rows.values())
+    seen: set[tuple[str, str]] = set()
+
+    def parse(values: Row) -> _Row:
+        row = _parse_row(values)
+        if (row.dialogue_id, row.utterance_id) in seen:
+            raise ValueError(f"dialogue {row.dialogue_id}, utterance {row.utterance_id} comes twice")
+        seen.add((row.dialogue_id, row.utterance_id))
+        return row
+
+    return read_table(path, COLUMNS, parse)
 
 
-def _parse_row(values: Mapping[str, str | None]) -> _Row:
-    def value(column: str) -> str:
-        text = values[column]
-        if text is None:
-            raise ValueError(f"the row ends before column {column}")
-        return text
-
+def _parse_row(values: Row) -> _Row:
+    value = partial(value_of, values)
     labels = {}
     for label_set, column in zip(MELD_LABELS, ("Emotion", "Sentiment"), strict=True):
         labels[label_set.task] = value(column).strip().lower()
         if labels[label_set.task] not in label_set.names:
             raise ValueError(f"{column} is {value(column)!r}, not one of {', '.join(label_set.names)}")
     return _Row(
-        dialogue_id=str(int(value("Dialogue_ID"))),
-        utterance_id=str(int(value("Utterance_ID"))),
+        dialogue_id=_number(value, "Dialogue_ID"),
+        utterance_id=_number(value, "Utterance_ID"),
         speaker=value("Speaker"),
         text=value("Utterance"),
         labels=labels,
@@ -274,3 +243,10 @@ def _parse_row(values: Mapping[str, str | None]) -> _Row:
         episode=(values.get("Episode") or "").strip(),
         span=Span(start_seconds=parse_time(value("StartTime")), end_seconds=parse_time(value("EndTime"))),
     )
+
+
+def _number(value: Callable[[str], str], column: str) -> str:
+    try:
+        return str(int(value(column)))
+    except ValueError as exc:
+        raise ValueError(f"{column} must be a whole number: {exc}") from exc

@@ -1,6 +1,7 @@
 """What a run takes from older shards, and what it makes again."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from preprocess.build import SplitMade, build_shards, build_tokenizer
 from preprocess.config import Part
 from preprocess.errors import OutputBusyError
+from preprocess.extract import Medium
 from preprocess.meld import read_meld
 from preprocess.text import TextTokenizer, learn_tokenizer
 from shards.index import read_index
@@ -64,8 +66,8 @@ def made_by(
     )
 
 
-def counts(made: dict[str, SplitMade], split: str = "train") -> tuple[dict[str, int], dict[str, int]]:
-    return dict(made[split].decoded), dict(made[split].reused)
+def counts(made: dict[str, SplitMade], split: str = "train") -> tuple[Mapping[Medium, int], Mapping[Medium, int]]:
+    return made[split].decoded, made[split].reused
 
 
 # The clips of train: 7 rows, one of them without a clip.

@@ -15,7 +15,8 @@ STRIP = encode_strip(index_pictures(4, height=16, width=24), quality=90)
 def test_one_colour_comes_back_in_every_shape(num_frames: int, height: int, width: int, colour: int) -> None:
     frames = np.full((num_frames, height, width, 3), colour, np.uint8)
     again = decode_strip(encode_strip(frames, quality=90), shape=(num_frames, height, width, 3))
-    assert (again.shape, again.dtype) == (frames.shape, np.uint8)
+    assert again.shape == frames.shape
+    assert again.dtype == np.uint8
     assert np.abs(again.astype(int) - frames).max() <= 2
 
 
