@@ -18,7 +18,15 @@ from preprocess.config import Part, PreprocessConfig
 from preprocess.errors import DatasetError
 from preprocess.extract import MEDIA, SHORT_SECONDS, Extract, Medium
 from preprocess.lock import locked
-from preprocess.plan import PlannedShard, SourceDigests, clip_sha256, inputs_sha256, plan_shards, write_plan
+from preprocess.plan import (
+    PlannedShard,
+    SourceDigests,
+    clip_sha256,
+    inputs_sha256,
+    plan_shards,
+    rows_sha256,
+    write_plan,
+)
 from preprocess.pool import Request, extract_all
 from preprocess.reuse import open_old_shard
 from preprocess.text import TextTokenizer, learn_tokenizer, load_tokenizer
@@ -131,6 +139,7 @@ def build_shards(
         adapter=dataset.adapter,
         samples_per_shard=config.samples_per_shard,
         test_clips=config.test_clips,
+        label_sets=dataset.label_sets,
         spec=feature_spec(config, tokenizer),
     )
     for split in dataset.splits:
@@ -163,23 +172,25 @@ _WORDS: Mapping[Medium, str] = {"video": "picture", "audio": "sound"}
 class _Gathered:
     """From what the samples of a shard are made, gathered as they are written."""
 
-    def __init__(self, spec: FeatureSpec) -> None:
+    def __init__(self, spec: FeatureSpec, rows_sha256: str) -> None:
         self._fingerprints = spec.fingerprints()
-        self._clips: dict[str, str] = {}
+        self._rows_sha256 = rows_sha256
+        self._clips: list[str] = []
         self._sources: dict[str, dict[str, str]] = {}
 
     def add(self, row: Utterance, extracted: Extract, *, source: str) -> None:
         """Note a row. What a decoder was killed over for want of time or memory has no source: it may do better."""
-        self._clips[row.key] = source
+        self._clips.append(source)
         self._sources[row.key] = {
             medium: source for medium, feature in extracted.features.items() if not feature.killed
         }
 
-    def origin(self, rows: tuple[Utterance, ...]) -> Origin:
-        """Return the origin of a shard of these rows."""
+    def origin(self) -> Origin:
+        """Return the origin of a shard of the rows that were added."""
         settled = all(len(sources) == len(MEDIA) for sources in self._sources.values())
         return Origin(
-            inputs_sha256=inputs_sha256(rows, self._clips) if settled else "",
+            rows_sha256=self._rows_sha256,
+            inputs_sha256=inputs_sha256(self._rows_sha256, self._clips) if settled else "",
             fingerprints=self._fingerprints,
             sources=self._sources,
         )
@@ -210,7 +221,7 @@ class _SplitWork:
         self._plan = plan
         write_plan(directory, plan)
         self._finished = {
-            shard.name: self._kept(shard) if part.makes(shard.index) else self._made_elsewhere(shard) for shard in plan
+            shard.name: self._kept(shard) if part.makes(shard.index) else self._trusted(shard) for shard in plan
         }
         self._to_make = [shard for shard in plan if part.makes(shard.index) and not self._finished[shard.name]]
         self._taken: deque[tuple[Request, Extract]] = deque()
@@ -236,7 +247,7 @@ class _SplitWork:
         total = sum(len(shard.utterances) for shard in self._to_make)
         done = 0
         for shard in self._to_make:
-            origin = _Gathered(self._spec)
+            origin = _Gathered(self._spec, self._rows_sha256(shard))
 
             def samples(shard: PlannedShard = shard, done: int = done, origin: _Gathered = origin) -> Iterator[Sample]:
                 for number, row in enumerate(shard.utterances, start=done + 1):
@@ -250,13 +261,13 @@ class _SplitWork:
                 samples(),
                 spec=self._spec,
                 label_sets=self._label_sets,
-                origin=lambda shard=shard, origin=origin: origin.origin(shard.utterances),  # type: ignore[misc]
+                origin=origin.origin,
             )
             self._digests.save()
             done += len(shard.utterances)
         for shard in self._plan:
             if not self._part.makes(shard.index):
-                self._finished[shard.name] = self._made_elsewhere(shard)  # other parts went on meanwhile
+                self._finished[shard.name] = self._trusted(shard)  # other parts went on meanwhile
         missing = tuple(name for name, info in self._finished.items() if info is None)
         if not missing:
             self._finish()
@@ -284,16 +295,29 @@ class _SplitWork:
 
     def _kept(self, shard: PlannedShard) -> ShardInfo | None:
         """Return what is known of a shard that an earlier run made from the same inputs in the same way."""
-        record = read_record(self._directory / shard.name)
-        if record is None or record[1].fingerprints != self._spec.fingerprints():
+        record = self._record(shard)
+        if record is None:
             return None
-        clips = {row.key: self._clip_sha256(row) for row in shard.utterances}
-        return record[0] if record[1].inputs_sha256 == inputs_sha256(shard.utterances, clips) else None
+        info, origin = record
+        clips = [self._clip_sha256(row) for row in shard.utterances]
+        return info if origin.inputs_sha256 == inputs_sha256(origin.rows_sha256, clips) else None
 
-    def _made_elsewhere(self, shard: PlannedShard) -> ShardInfo | None:
-        """Return what is known of a shard that another part made: whoever made it has looked at its clips."""
+    def _trusted(self, shard: PlannedShard) -> ShardInfo | None:
+        """Return what is known of a shard that is not ours to make: whoever made it has looked at its clips."""
+        record = self._record(shard)
+        return record[0] if record is not None else None
+
+    def _record(self, shard: PlannedShard) -> tuple[ShardInfo, Origin] | None:
+        """Return the record of a whole shard if it was made from the same annotations in the same way."""
         record = read_record(self._directory / shard.name)
-        return record[0] if record is not None and record[1].fingerprints == self._spec.fingerprints() else None
+        if record is None:
+            return None
+        _, origin = record
+        fits = origin.fingerprints == self._spec.fingerprints() and origin.rows_sha256 == self._rows_sha256(shard)
+        return record if fits else None
+
+    def _rows_sha256(self, shard: PlannedShard) -> str:
+        return rows_sha256(shard.utterances, self._label_sets)
 
     def _clip_sha256(self, row: Utterance) -> str:
         return clip_sha256(row, digest=self._digests, test_clips=self._config.test_clips)

@@ -8,7 +8,7 @@ from typing import Any, cast
 from preprocess.config import Decoder, PreprocessConfig, TestClips
 from shards.errors import ShardError, SpecMismatchError, describe
 from shards.index import publish
-from shards.schema import FeatureSpec, canonical_json
+from shards.schema import FeatureSpec, LabelSet, canonical_json
 
 __all__ = ["CLAIM_NAME", "Claim", "check_claim", "read_claim", "write_claim"]
 
@@ -23,6 +23,7 @@ class Claim:
     """Name of what read the data set."""
     samples_per_shard: int
     test_clips: TestClips
+    label_sets: tuple[LabelSet, ...]
     spec: FeatureSpec
 
     def to_json(self) -> dict[str, Any]:
@@ -31,6 +32,7 @@ class Claim:
             "adapter": self.adapter,
             "samples_per_shard": self.samples_per_shard,
             "test_clips": self.test_clips,
+            "label_sets": [{"task": labels.task, "names": list(labels.names)} for labels in self.label_sets],
             "spec": self.spec.to_json(),
         }
 
@@ -72,6 +74,7 @@ def read_claim(out: Path) -> Claim:
             adapter=str(value["adapter"]),
             samples_per_shard=int(value["samples_per_shard"]),
             test_clips=value["test_clips"],
+            label_sets=tuple(LabelSet(task=item["task"], names=tuple(item["names"])) for item in value["label_sets"]),
             spec=FeatureSpec.from_json(value["spec"]),
         )
     except FileNotFoundError as exc:

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,19 @@ from preprocess.annotations import Utterance
 from preprocess.config import Part, TestClips
 from shards.errors import ShardError, describe
 from shards.index import publish, sha256_file
-from shards.schema import canonical_json
+from shards.schema import LabelSet, canonical_json
 from shards.writer import shard_name
 
-__all__ = ["PlannedShard", "SourceDigests", "clip_sha256", "inputs_sha256", "plan_shards", "read_plan", "write_plan"]
+__all__ = [
+    "PlannedShard",
+    "SourceDigests",
+    "clip_sha256",
+    "inputs_sha256",
+    "plan_shards",
+    "read_plan",
+    "rows_sha256",
+    "write_plan",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,17 +87,12 @@ def clip_sha256(row: Utterance, *, digest: Callable[[str], str], test_clips: Tes
         "clips": [[path, digest(path)] for path in (row.clip, row.twin) if path],
         "test_clips": test_clips if row.twin else "",
     }
-    return hashlib.sha256(canonical_json(value)).hexdigest()
+    return _sha256(value)
 
 
-def inputs_sha256(utterances: Sequence[Utterance], clips: Mapping[str, str]) -> str:
-    """Return the digest of all that a shard is made from, besides the feature spec.
-
-    Args:
-        utterances: The shard's rows.
-        clips: The `clip_sha256` of each, by key.
-    """
-    value = [
+def rows_sha256(utterances: Sequence[Utterance], label_sets: Sequence[LabelSet]) -> str:
+    """Return the digest of what the annotations say of a shard's rows; a label's index follows from its set."""
+    rows = [
         {
             "key": row.key,
             "dialogue_id": row.dialogue_id,
@@ -98,10 +102,23 @@ def inputs_sha256(utterances: Sequence[Utterance], clips: Mapping[str, str]) -> 
             "text": row.text,
             "text_repaired": row.text_repaired,
             "labels": dict(row.labels),
-            "clip": clips[row.key],
         }
         for row in utterances
     ]
+    return _sha256({"rows": rows, "label_sets": [[labels.task, labels.names] for labels in label_sets]})
+
+
+def inputs_sha256(rows_sha256: str, clips: Sequence[str]) -> str:
+    """Return the digest of all that a shard is made from, besides the feature spec.
+
+    Args:
+        rows_sha256: From the function of that name.
+        clips: The `clip_sha256` of each row, in order.
+    """
+    return _sha256([rows_sha256, *clips])
+
+
+def _sha256(value: object) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 

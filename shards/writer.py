@@ -26,6 +26,8 @@ __all__ = ["Origin", "read_record", "record_path", "shard_name", "write_shard"]
 class Origin:
     """What the arrays of a shard were made from, in digests; the maker defines them and alone reads them."""
 
+    rows_sha256: str
+    """Of the annotations: its rows and the label sets."""
     inputs_sha256: str
     """Of all that decides the shard, besides the spec; empty when it should be made again."""
     fingerprints: Mapping[str, str]
@@ -123,6 +125,7 @@ def read_record(path: Path) -> tuple[ShardInfo, Origin] | None:
         info = ShardInfo(**record["shard"])
         said = record["origin"]
         origin = Origin(
+            rows_sha256=said["rows_sha256"],
             inputs_sha256=said["inputs_sha256"],
             fingerprints=dict(said["fingerprints"]),
             sources={key: dict(digests) for key, digests in said["sources"].items()},

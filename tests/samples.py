@@ -131,7 +131,9 @@ def write_split(
             samples[start : start + samples_per_shard],
             spec=spec,
             label_sets=MELD_LABELS,
-            origin=lambda: Origin(inputs_sha256="0" * 64, fingerprints=spec.fingerprints(), sources={}),
+            origin=lambda: Origin(
+                rows_sha256="0" * 64, inputs_sha256="0" * 64, fingerprints=spec.fingerprints(), sources={}
+            ),
         )
         for number, start in enumerate(range(0, len(samples), samples_per_shard))
     )

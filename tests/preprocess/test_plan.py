@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from preprocess.annotations import Span, Utterance
 from preprocess.config import Part
 from preprocess.config import TestClips as WhichClips  # under its own name pytest would take it for tests
-from preprocess.plan import SourceDigests, clip_sha256, inputs_sha256, plan_shards
+from preprocess.plan import SourceDigests, clip_sha256, inputs_sha256, plan_shards, rows_sha256
 from shards.index import sha256_file
+from shards.schema import EMOTION, MELD_LABELS, SENTIMENT, LabelSet
 from tests.clips import make_utterance
 
 
@@ -28,7 +29,8 @@ def sha256_of(rows: list[Utterance], *, content: str = "", test_clips: WhichClip
     def digest(path: str) -> str:
         return hashlib.sha256((path + content).encode()).hexdigest()
 
-    return inputs_sha256(rows, {row.key: clip_sha256(row, digest=digest, test_clips=test_clips) for row in rows})
+    clips = [clip_sha256(row, digest=digest, test_clips=test_clips) for row in rows]
+    return inputs_sha256(rows_sha256(rows, MELD_LABELS), clips)
 
 
 # What a row's clip gives.
@@ -51,6 +53,12 @@ def test_parts_remember_apart_and_read_what_all_remember(tmp_path: Path, clip: P
         digests.save()
     assert reads == [clip]
     assert [path.name for path in (tmp_path / ".work").iterdir()] == ["sources-1-of-2.json"]
+
+
+def test_another_set_of_labels_is_seen_though_no_row_changed() -> None:
+    """A label's index is stored, and a new label moves those behind it."""
+    more = LabelSet(task="emotion", names=("a new one", *EMOTION.names))
+    assert rows_sha256([numbered(0)], MELD_LABELS) != rows_sha256([numbered(0)], (more, SENTIMENT))
 
 
 # Plans.

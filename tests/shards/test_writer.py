@@ -59,7 +59,10 @@ write(Path(sys.argv[1]), samples())
 
 
 ORIGIN = Origin(
-    inputs_sha256="0" * 64, fingerprints={"video": "1" * 64}, sources={"train-dia0-utt0": {"video": "2" * 64}}
+    rows_sha256="3" * 64,
+    inputs_sha256="0" * 64,
+    fingerprints={"video": "1" * 64},
+    sources={"train-dia0-utt0": {"video": "2" * 64}},
 )
 
 
@@ -174,7 +177,7 @@ def test_the_digest_of_the_inputs_is_asked_for_after_the_last_sample(tmp_path: P
 
     def origin() -> Origin:
         asked_for.append("digest")
-        return Origin(inputs_sha256="7" * 64, fingerprints={}, sources={})
+        return Origin(rows_sha256="", inputs_sha256="7" * 64, fingerprints={}, sources={})
 
     path = tmp_path / "train-00000.tar"
     info = write_shard(path, samples(), spec=SPEC, label_sets=MELD_LABELS, origin=origin)
