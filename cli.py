@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
@@ -20,13 +20,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from mmsent.config import ClassWeights, ModelConfig, Precision, TrainConfig
-from preprocess.config import Decoder, DemoConfig, Part, PreprocessConfig, TestClips
+from preprocess.config import DatasetFormat, Decoder, DemoConfig, Part, PreprocessConfig, Preset, TestClips, preset
 from shards.errors import ExpectedError, describe
-from shards.schema import MODALITIES, Modality
+from shards.schema import MODALITIES, Modality, Storage
 
 if TYPE_CHECKING:
     from mmsent.report import Evaluation
     from mmsent.trainer import EpochResult, StepInfo
+    from preprocess.estimate import Estimate
     from preprocess.report import SplitReport
     from shards.verify import SplitCheck
 
@@ -129,20 +130,42 @@ def make_demo_command(
 
 @app.command("preprocess")
 def preprocess_command(
-    meld: Annotated[Path, typer.Argument(help="Folder with MELD's CSVs and clips, in any of the known layouts.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Folder of MELD or EmoryNLP, in any known layout, or a CSV of clips.")
+    ],
     out: Annotated[
         Path, typer.Option(help="Folder for the shards. Run again with the same folder to go on or update.")
     ],
+    kind: Annotated[
+        DatasetFormat, typer.Option("--format", help="What DATA is; auto looks at the names of its files.")
+    ] = "auto",
+    preset_name: Annotated[
+        Preset, typer.Option("--preset", help="Where the choices below begin; tutorial: 30 first frames of 224x224.")
+    ] = "default",
     text_encoder: Annotated[
         str, typer.Option(help="Whose tokenizer: a Hugging Face name, a folder, or `scratch` (learned from train).")
     ] = _PREPROCESS.text_encoder,
-    frames: Annotated[int, typer.Option(help="Frames per clip, spread over all of it.")] = _PREPROCESS.num_frames,
+    frames: Annotated[
+        int | None, typer.Option(help="Frames per clip.", show_default=str(_PREPROCESS.num_frames))
+    ] = None,
     size: Annotated[
-        str, typer.Option(metavar="HxW", help="Height and width of a frame in pixels.")
-    ] = f"{_PREPROCESS.height}x{_PREPROCESS.width}",
+        str | None,
+        typer.Option(
+            metavar="HxW",
+            help="Height and width of a frame in pixels.",
+            show_default=f"{_PREPROCESS.height}x{_PREPROCESS.width}",
+        ),
+    ] = None,
+    storage: Annotated[
+        Storage, typer.Option(help="Of frames: raw values, or one JPEG per sample, decoded while training.")
+    ] = _PREPROCESS.storage,
     hops: Annotated[
-        int, typer.Option(help="Columns of the log-mel, 32 ms each, from the start of the sound.")
-    ] = _PREPROCESS.num_hops,
+        int | None,
+        typer.Option(
+            help="Columns of the log-mel, 32 ms each, from the start of the sound.",
+            show_default=str(_PREPROCESS.num_hops),
+        ),
+    ] = None,
     test_clips: Annotated[
         TestClips, typer.Option(help="For test rows with a final_videos_test twin: the better fit, the twin, or never.")
     ] = _PREPROCESS.test_clips,
@@ -156,28 +179,41 @@ def preprocess_command(
     max_failed_fraction: Annotated[
         float, typer.Option(help="Refuse a split when more of its rows have no picture (0 to 1).")
     ] = _PREPROCESS.max_failed_fraction,
+    part: Annotated[
+        str, typer.Option(metavar="I/N", help="Make the I-th of N shares of the shards, here or on another machine.")
+    ] = "1/1",
+    remake: Annotated[
+        bool, typer.Option("--remake", help="Decode pictures again if they are to be made in another way than before.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Decode a few clips, and say what all would take; write nothing.")
+    ] = False,
     workers: Annotated[int | None, typer.Option(help="Processes that decode; as many as cores if not given.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Decode every clip once and write WebDataset shards.
 
-    Every row of the CSVs becomes a sample. A clip that is missing, broken or silent keeps its row, text and labels,
-    with what it lacks marked absent and the reason in the report (also in OUT/report.json).
+    Every row becomes a sample. A clip that is missing, broken or silent keeps its row, text and labels, with what it
+    lacks marked absent and the reason in the report (also in OUT/report.json).
 
     Example: `mmsent preprocess MELD.Raw --out data/shards`
     """
-    from preprocess.build import build_shards, build_tokenizer
-    from preprocess.meld import read_meld
+    from preprocess.adapters import read_dataset
+    from preprocess.build import build_shards, build_tokenizer, feature_spec
+    from preprocess.estimate import estimate_run
     from preprocess.report import report_splits, report_to_json
     from shards.index import publish
 
-    height, width = _size(size)
+    start = preset(preset_name)
+    height, width = _size(size) if size is not None else (start.height, start.width)
     config = _checked(
-        lambda: PreprocessConfig(
-            num_frames=frames,
+        lambda: replace(
+            start,
+            num_frames=start.num_frames if frames is None else frames,
             height=height,
             width=width,
-            num_hops=hops,
+            storage=storage,
+            num_hops=start.num_hops if hops is None else hops,
             text_encoder=text_encoder,
             samples_per_shard=samples_per_shard,
             test_clips=test_clips,
@@ -187,67 +223,129 @@ def preprocess_command(
         )
     )
     num_workers = _checked(lambda: _workers(workers))
-    dataset = read_meld(meld)
+    share = _part(part)
+    dataset = read_dataset(data, kind)
     for split in dataset.missing_splits:
-        _LOG.warning("there is no %s_sent_emo.csv: the split is left out", split)
+        _LOG.warning("there are no annotations of %s: the split is left out", split)
     for path in dataset.other_csvs:
         _LOG.warning("not read, because there is one higher up: %s", path)
     tokenizer = build_tokenizer(dataset, config)
-    with _progress() as progress:
-        tasks: dict[str, TaskID] = {}
-
-        def on_progress(split: str, done: int, total: int) -> None:
-            if split not in tasks:
-                tasks[split] = progress.add_task(split, total=total)
-            _move(progress, tasks[split], done, total)
-
+    if dry_run:
+        estimate = estimate_run(
+            dataset, out, config=config, spec=feature_spec(config, tokenizer), num_workers=num_workers
+        )
+        if as_json:
+            _print_json({**asdict(estimate), "fits": estimate.fits})
+        else:
+            _print_estimate(estimate, out, num_workers)
+        return
+    with _split_progress() as on_progress:
         made = build_shards(
             dataset,
             out,
             config=config,
             tokenizer=tokenizer,
             num_workers=num_workers,
-            part=Part(),
-            remake=False,
+            part=share,
+            remake=remake,
             on_progress=on_progress,
         )
     reports = report_splits(dataset, out, made=made)
     value = report_to_json(dataset, reports)
-    publish(out / "report.json", (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    if all(item.finished for item in made.values()):
+        publish(out / "report.json", (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
     if as_json:
-        _print_json(value)
+        _print_json({**value, "made": {split: asdict(item) for split, item in made.items()}})
+        return
+    if missing := [name for item in made.values() for name in item.shards_missing]:
+        num_made = sum(item.shards_made for item in made.values())
+        _out.print(
+            f"Part {share.number} of {share.count} is done, {num_made} shards made. Other parts are not: "
+            f"{len(missing)} shards are missing, {missing[0]} for one.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        _next("the other parts; whichever ends last finishes the splits. Made apart, copy them together and run")
+        _out.print(f"  mmsent index {shlex.quote(str(out))}", highlight=False, soft_wrap=True)
         return
     _print_reports(reports, out)
     _next(f"mmsent train --shards {shlex.quote(str(out))} --out RUN{_encoder_option(text_encoder)}")
 
 
+@app.command("index")
+def index_command(
+    shards: Annotated[
+        Path, typer.Argument(help="Folder the parts were made or copied into, with their .work folders.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Finish splits whose shards were made in parts on machines that share no disk.
+
+    Each part leaves its shards and what is recorded of them in the split's hidden .work folder. Copy all of it into one
+    folder; when no shard is missing, this writes the index that makes a split readable.
+
+    Example: `mmsent index data/shards`
+    """
+    from preprocess.complete import complete_splits
+
+    found = complete_splits(shards)
+    if as_json:
+        _print_json(found)
+        return
+    words = ", ".join(f"{split} {count} shards" for split, count in found.items())
+    _out.print(f"Finished: {words}", highlight=False, soft_wrap=True)
+    _next(f"mmsent verify {shlex.quote(str(shards))}")
+
+
 @app.command("verify")
 def verify_command(
     shards: Annotated[Path, typer.Argument(help="Folder of shards, or one split of it.")],
+    repair: Annotated[
+        Path | None,
+        typer.Option(metavar="DATA", help="Make broken shards, and no others, again from the data set they came from."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes for --repair; as many as cores if not given.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check shards in full: sizes, digests, and every member of every sample. Exit code 1 if anything is wrong.
 
     Example: `mmsent verify data/shards`
     """
+    from preprocess.complete import repair_shards
     from shards.index import INDEX_NAME, split_directories
     from shards.verify import verify_split
 
-    if (shards / INDEX_NAME).is_file():
-        directories = [shards]
-    else:
-        # A split with tars and no index is unfinished, one with an index and no tars was copied in part.
-        found = {path.parent for pattern in ("*/*.tar", f"*/{INDEX_NAME}") for path in shards.glob(pattern)}
-        directories = sorted(found) or list(split_directories(shards).values())
-    checks = []
-    with _progress() as progress:
-        for directory in directories:
-            task = progress.add_task(directory.name, total=None)
-            checks.append(verify_split(directory, on_progress=partial(_move, progress, task)))
+    if workers is not None and repair is None:
+        raise typer.BadParameter("--workers is for --repair")
+    num_workers = _checked(lambda: _workers(workers))
+
+    def check_all() -> list["SplitCheck"]:
+        if (shards / INDEX_NAME).is_file():
+            directories = [shards]
+        else:
+            # A split with tars and no index is unfinished, one with an index and no tars was copied in part.
+            found = {path.parent for pattern in ("*/*.tar", f"*/{INDEX_NAME}") for path in shards.glob(pattern)}
+            directories = sorted(found) or list(split_directories(shards).values())
+        checks = []
+        with _progress() as progress:
+            for directory in directories:
+                task = progress.add_task(directory.name, total=None)
+                checks.append(verify_split(directory, on_progress=partial(_move, progress, task)))
+        return checks
+
+    checks = check_all()
+    if repair is not None and any(check.problems for check in checks):
+        if not as_json:
+            _print_checks(checks, repair=True)
+        broken = {check.split: check.broken_shards for check in checks}
+        out = shards.parent if (shards / INDEX_NAME).is_file() else shards
+        with _split_progress() as on_progress:
+            repair_shards(out, repair, broken=broken, num_workers=num_workers, on_progress=on_progress)
+        checks = check_all()
     if as_json:
         _print_json({check.split: asdict(check) for check in checks})
     else:
-        _print_checks(checks)
+        _print_checks(checks, repair=False)
     if any(check.problems for check in checks):
         raise typer.Exit(1)
 
@@ -423,7 +521,30 @@ def _events(item: "SplitReport") -> dict[str, list[str]]:
     return events
 
 
-def _print_checks(checks: list["SplitCheck"]) -> None:
+def _print_estimate(estimate: "Estimate", out: Path, num_workers: int) -> None:
+    table = Table(title="What preprocessing would take", show_header=False)
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    hours = f"{estimate.annotated_hours:.2f} hours by the annotations"
+    table.add_row("rows", f"{estimate.num_rows:,}")
+    table.add_row("clips", f"{estimate.num_clips:,}, {_bytes(estimate.clip_bytes)}, {hours}")
+    for name, size in estimate.shard_bytes.items():
+        table.add_row(f"shards: {'all the rest' if name == 'text' else name}", _bytes(size))
+    table.add_row("shards in all", _bytes(sum(estimate.shard_bytes.values())))
+    table.add_row("free disk", _bytes(estimate.free_bytes))
+    if estimate.num_rows_done:
+        table.add_row("rows in finished shards", f"{estimate.num_rows_done:,}")
+    rate = f"{estimate.clips_per_second:.1f} clips/s on {num_workers} workers, from {estimate.clips_measured} clips"
+    table.add_row("measured", rate)
+    table.add_row("time for the rest", f"{estimate.minutes:.1f} minutes")
+    _out.print(table)
+    if not estimate.fits:
+        _LOG.warning(
+            "the disk of %s has no room for these shards: fewer --frames, a smaller --size or --storage jpeg", out
+        )
+
+
+def _print_checks(checks: list["SplitCheck"], *, repair: bool) -> None:
     table = Table("split", "shards", "samples", "size", "problems")
     for check in checks:
         found = f"[red]{len(check.problems)}[/]" if check.problems else "[green]none[/]"
@@ -432,9 +553,8 @@ def _print_checks(checks: list["SplitCheck"]) -> None:
     for check in checks:
         for problem in check.problems:
             _out.print(f"[red]{escape(problem.file)}[/]: {escape(problem.what)}", highlight=False, soft_wrap=True)
-    if any(check.problems for check in checks):
-        then = "copy these files again; or delete them and run `mmsent preprocess` again, which makes what is missing"
-        _out.print(f"Next: {then}", highlight=False, soft_wrap=True)
+    if not repair and any(check.problems for check in checks):
+        _next("copy these files again, or make them again with `mmsent verify SHARDS --repair DATA`")
 
 
 def _print_evaluation(evaluation: "Evaluation") -> None:
@@ -478,6 +598,20 @@ def _progress(info: str = "{task.speed:.1f}/s") -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
     with Progress(*columns, console=_err, disable=False, transient=False, speed_estimate_period=60) as progress:
         yield progress
+
+
+@contextmanager
+def _split_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar for each split, from its first row on."""
+    with _progress() as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def on_progress(split: str, done: int, total: int) -> None:
+            if split not in tasks:
+                tasks[split] = progress.add_task(split, total=total)
+            _move(progress, tasks[split], done, total)
+
+        yield on_progress
 
 
 class _RateColumn(TextColumn):
@@ -534,6 +668,13 @@ def _size(text: str) -> tuple[int, int]:
     if not (text.isascii() and height.isdigit() and width.isdigit()):
         raise typer.BadParameter(f"--size is HEIGHTxWIDTH in pixels, like 112x112; got {text!r}")
     return int(height), int(width)
+
+
+def _part(text: str) -> Part:
+    number, _, count = text.partition("/")
+    if not (text.isascii() and number.isdigit() and count.isdigit()):
+        raise typer.BadParameter(f"--part is I/N, like 2/8; got {text!r}")
+    return _checked(lambda: Part(number=int(number), count=int(count)))
 
 
 def _num_cores() -> int:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from preprocess.config import DatasetFormat
 from shards.schema import LabelSet
 
 __all__ = ["Dataset", "DatasetSplit", "Span", "Utterance"]
@@ -84,7 +85,7 @@ class Dataset:
     """A data set's folder as found."""
 
     root: Path
-    adapter: str
+    adapter: DatasetFormat
     """Name of what read it."""
     label_sets: tuple[LabelSet, ...]
     splits: tuple[DatasetSplit, ...]

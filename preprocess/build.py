@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
@@ -110,6 +110,7 @@ def build_shards(
     part: Part,
     remake: bool,
     on_progress: Progress,
+    broken: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, SplitMade]:
     """Make the shards of every split of a dataset under `out`.
 
@@ -125,6 +126,8 @@ def build_shards(
         part: Which share of the shards to make; whoever finishes last publishes the index.
         remake: Whether pictures may be decoded again because they are to be made in another way.
         on_progress: Called as rows are finished.
+        broken: Names of shards by split that are to be made again, whatever is recorded of them; all others are taken
+            as they are. Without it, what is recorded decides.
 
     Returns:
         What was done, by split.
@@ -155,7 +158,15 @@ def build_shards(
         write_claim(out, ours)
         tokenizer.save(out / "tokenizer")
         works = [
-            _SplitWork(dataset, split, out / split.name, config=config, spec=ours.spec, part=part)
+            _SplitWork(
+                dataset,
+                split,
+                out / split.name,
+                config=config,
+                spec=ours.spec,
+                part=part,
+                broken=None if broken is None else broken.get(split.name, ()),
+            )
             for split in dataset.splits
         ]
         requests = chain.from_iterable(work.requests() for work in works)
@@ -208,22 +219,27 @@ class _SplitWork:
         config: PreprocessConfig,
         spec: FeatureSpec,
         part: Part,
+        broken: Collection[str] | None,
     ) -> None:
         self.split = split
         self._label_sets = dataset.label_sets
         self._directory = directory
         self._config = config
         self._spec = spec
-        self._part = part
         directory.mkdir(exist_ok=True)
         self._digests = SourceDigests(directory / ".work", root=dataset.root, part=part)
         plan = plan_shards(split.name, split.utterances, samples_per_shard=config.samples_per_shard)
-        self._plan = plan
         write_plan(directory, plan)
-        self._finished = {
-            shard.name: self._kept(shard) if part.makes(shard.index) else self._trusted(shard) for shard in plan
-        }
-        self._to_make = [shard for shard in plan if part.makes(shard.index) and not self._finished[shard.name]]
+        if broken is None:
+            ours = {shard.name for shard in plan if part.makes(shard.index)}
+            self._finished = {
+                shard.name: self._kept(shard) if shard.name in ours else self._trusted(shard) for shard in plan
+            }
+        else:
+            ours = set(broken)
+            self._finished = {shard.name: None if shard.name in ours else self._trusted(shard) for shard in plan}
+        self._others = [shard for shard in plan if shard.name not in ours]
+        self._to_make = [shard for shard in plan if shard.name in ours and self._finished[shard.name] is None]
         self._taken: deque[tuple[Request, Extract]] = deque()
         self._decoded: Counter[Medium] = Counter()
         self._reused: Counter[Medium] = Counter()
@@ -265,9 +281,8 @@ class _SplitWork:
             )
             self._digests.save()
             done += len(shard.utterances)
-        for shard in self._plan:
-            if not self._part.makes(shard.index):
-                self._finished[shard.name] = self._trusted(shard)  # other parts went on meanwhile
+        for shard in self._others:
+            self._finished[shard.name] = self._trusted(shard)  # other parts went on meanwhile
         missing = tuple(name for name, info in self._finished.items() if info is None)
         if not missing:
             self._finish()

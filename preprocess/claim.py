@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from preprocess.config import Decoder, PreprocessConfig, TestClips
+from preprocess.config import DatasetFormat, Decoder, PreprocessConfig, TestClips
 from shards.errors import ShardError, SpecMismatchError, describe
 from shards.index import publish
 from shards.schema import FeatureSpec, LabelSet, canonical_json
@@ -19,7 +19,7 @@ CLAIM_NAME = "preprocess.json"
 class Claim:
     """With what the shards of a folder are made."""
 
-    adapter: str
+    adapter: DatasetFormat
     """Name of what read the data set."""
     samples_per_shard: int
     test_clips: TestClips
@@ -71,7 +71,7 @@ def read_claim(out: Path) -> Claim:
     try:
         value = json.loads(path.read_bytes())
         return Claim(
-            adapter=str(value["adapter"]),
+            adapter=value["adapter"],
             samples_per_shard=int(value["samples_per_shard"]),
             test_clips=value["test_clips"],
             label_sets=tuple(LabelSet(task=item["task"], names=tuple(item["names"])) for item in value["label_sets"]),

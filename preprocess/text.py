@@ -16,7 +16,7 @@ from shards.errors import describe
 from shards.index import publish
 from shards.schema import SCRATCH, TextSpec
 
-__all__ = ["TextTokenizer", "learn_tokenizer", "load_tokenizer"]
+__all__ = ["TextTokenizer", "learn_tokenizer", "load_saved_tokenizer", "load_tokenizer"]
 
 
 class TextTokenizer:
@@ -104,6 +104,28 @@ def load_tokenizer(name: str) -> TextTokenizer:
         raise
     except Exception as exc:  # the library raises bare Exceptions about a tokenizer.json
         raise _damaged(path, exc) from exc
+
+
+def load_saved_tokenizer(directory: Path, spec: TextSpec) -> TextTokenizer:
+    """Load what `TextTokenizer.save` wrote beside the shards of a spec.
+
+    Raises:
+        TokenizerError: if it is not there, cannot be read, or is not the one of the spec.
+    """
+    path = directory / "tokenizer.json"
+    then = "run `mmsent preprocess` as before, which writes it again"
+    try:
+        serialised = path.read_text("utf-8")
+        pad_token = next(
+            token for token, number in json.loads(serialised)["model"]["vocab"].items() if number == spec.pad_id
+        )
+        tokenizer = TextTokenizer(serialised, name=spec.tokenizer, pad_token=pad_token)
+    except Exception as exc:  # the library raises bare Exceptions about a tokenizer.json
+        raise TokenizerError(describe(f"the shards' tokenizer cannot be read: {exc}", file=path, then=then)) from exc
+    if tokenizer.sha256 != spec.tokenizer_sha256:
+        what = "the tokenizer beside the shards is not the one they were made with"
+        raise TokenizerError(describe(what, file=path, then=then))
+    return tokenizer
 
 
 def learn_tokenizer(texts: Iterable[str], *, vocab_size: int = 4000) -> TextTokenizer:

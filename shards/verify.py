@@ -25,6 +25,8 @@ class Problem:
 
     file: str
     what: str
+    remake: bool
+    """Whether the file is a shard of the index, which can be made again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,12 @@ class SplitCheck:
     num_samples: int
     num_bytes: int
     problems: tuple[Problem, ...]
+
+    @property
+    def broken_shards(self) -> tuple[str, ...]:
+        """Names of the shards that have a problem; making them again is the remedy."""
+        names = dict.fromkeys(Path(problem.file).name for problem in self.problems if problem.remake)
+        return tuple(names)
 
 
 def verify_split(directory: Path, *, on_progress: Callable[[int, int], None] = lambda done, total: None) -> SplitCheck:
@@ -51,14 +59,14 @@ def verify_split(directory: Path, *, on_progress: Callable[[int, int], None] = l
     try:
         index = read_index(directory)
     except ShardError as exc:
-        problem = Problem(file=str(directory / INDEX_NAME), what=str(exc).splitlines()[0])
+        problem = Problem(file=str(directory / INDEX_NAME), what=str(exc).splitlines()[0], remake=False)
         return SplitCheck(split=directory.name, num_shards=0, num_samples=0, num_bytes=0, problems=(problem,))
     problems = list(_strangers(directory, index))
     keys: dict[str, str] = {}
     for number, shard in enumerate(index.shards):
         on_progress(number, len(index.shards))
         for what in _check_shard(directory, shard, index=index, keys=keys):
-            problems.append(Problem(file=str(directory / shard.name), what=what))
+            problems.append(Problem(file=str(directory / shard.name), what=what, remake=True))
     on_progress(len(index.shards), len(index.shards))
     return SplitCheck(
         split=index.split,
@@ -74,7 +82,7 @@ def _strangers(directory: Path, index: Index) -> Iterator[Problem]:
     known = {shard.name for shard in index.shards}
     for path in sorted(directory.glob("*.tar")):
         if path.name not in known:
-            yield Problem(file=str(path), what="a tar that the index does not list")
+            yield Problem(file=str(path), what="a tar that the index does not list: remove it", remake=False)
 
 
 def _check_shard(directory: Path, shard: ShardInfo, *, index: Index, keys: dict[str, str]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from cli import app
 from tests.commands import ROOT, environment, mmsent
 
-COMMANDS = ("make-demo", "preprocess", "verify", "train", "evaluate")
+COMMANDS = ("make-demo", "preprocess", "index", "verify", "train", "evaluate")
 OPTIONS = ROOT / "tests" / "data" / "cli_options.txt"
 
 
@@ -54,7 +54,7 @@ def test_expected_trouble_is_a_message_on_standard_error_and_exit_code_1(tmp_pat
     result = mmsent("preprocess", tmp_path / "nothing", "--out", tmp_path / "out")
     assert result.returncode == 1
     assert result.stdout == ""
-    assert result.stderr.startswith("error: there is no such folder\n  file: ")
+    assert result.stderr.startswith("error: there is no such folder or file\n  file: ")
     assert "\n  next: " in result.stderr
     assert "Traceback" not in result.stderr
 
@@ -147,7 +147,7 @@ def test_verify_looks_at_a_split_of_which_only_the_index_was_copied(tmp_path: Pa
     result = mmsent("verify", tmp_path)
     assert result.returncode == 1
     assert "test-00000.tar" in result.stdout
-    assert "Next: copy these files again; or delete them" in result.stdout
+    assert "Next: copy these files again, or make them again with `mmsent verify" in result.stdout
 
 
 def test_a_disk_that_refuses_is_a_message_and_exit_code_1(tmp_path: Path) -> None:
