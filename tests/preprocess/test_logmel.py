@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,3 +104,22 @@ def test_a_waveform_is_left_as_it_was() -> None:
 
 def test_the_transform_version_names_torchaudio_and_torch() -> None:
     assert re.fullmatch(r"torchaudio \d+\.\d+\.\d+, torch \d+\.\d+\.\d+", transform_version())
+
+
+def test_standardised_power_has_mean_zero_and_deviation_one_over_the_clip_and_no_logarithm() -> None:
+    spec = replace(make_spec(num_hops=100), scale="standardised-power")
+    waveform = noise(16_000)
+    power, num_hops = LogMel(spec)(waveform)
+    assert num_hops == 32
+    real = power[:, :num_hops].astype(np.float64)
+    assert real.mean() == pytest.approx(0, abs=1e-3)
+    assert real.std() == pytest.approx(1, abs=1e-3)
+    logmel, _ = LogMel(replace(spec, scale="log"))(waveform)
+    values = np.exp(logmel[:, :num_hops].astype(np.float64))
+    assert np.corrcoef(values.ravel(), real.ravel())[0, 1] > 0.999
+
+
+def test_standardised_power_of_next_to_nothing_is_finite() -> None:
+    spec = replace(make_spec(), scale="standardised-power")
+    power, _ = LogMel(spec)(np.full(16_000, 1e-9, np.float32))
+    assert np.isfinite(power).all()
