@@ -1,46 +1,137 @@
-"""How preprocessing scales over worker processes, and what they take of memory.
+"""Speed and memory of preprocessing, side by side with the limit and with what it replaces.
 
-    python -m benchmarks.preprocess ../shared/meld-mini
-    python -m benchmarks.preprocess data/demo/meld --rounds 3
+    python -m benchmarks.preprocess data/demo/meld
+    python -m benchmarks.preprocess MELD.Raw --clips 60 --rounds 5
 
-Runs the decoding of every row with 1 and with 2 workers in turn, on the same clips, and prints the medians. The rate is
-from the first finished clip to the last, so that the start of Python and torch, the same for any number, is left out.
+In every round each way goes once over the same clips, on one core; then whole runs with 1 and 2 workers. The table has
+medians over the rounds, and every share is the median of the shares within a round.
+
+The limit is decoding every frame and all sound of each clip in this process, and nothing else. `tutorial` is what the
+widely copied notebooks do for every sample of every epoch: the first 30 frames by OpenCV at 224x224, an ffmpeg process
+that writes the sound to a file, a mel spectrogram. It needs `pip install -e '.[bench]'`; without it that row is left out.
 """
 
 import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
-from itertools import chain
+import wave
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from preprocess.annotations import Dataset
-from preprocess.build import build_tokenizer, feature_spec
-from preprocess.config import PreprocessConfig
-from preprocess.extract import MEDIA
+import numpy as np
+import torch
+from torchaudio.transforms import MelSpectrogram
+
+from preprocess import pyav_clip
+from preprocess.annotations import Utterance
+from preprocess.build import feature_spec
+from preprocess.config import Decoder, PreprocessConfig
+from preprocess.errors import ClipError
+from preprocess.extract import MEDIA, extract
 from preprocess.meld import read_meld
 from preprocess.pool import Request, extract_all
+from preprocess.text import learn_tokenizer
+from shards.schema import FeatureSpec
+
+Way = Callable[[Path, Utterance], None]
+
+_WORKERS = (1, 2)
 
 
-def clips_per_second(dataset: Dataset, *, num_workers: int, repeat: int) -> tuple[float, float]:
-    """Decode every row of a dataset `repeat` times.
+def decode_all(root: Path, row: Utterance) -> None:
+    """Decode every frame and all sound of a clip, and nothing else: the limit."""
+    import av
 
-    Returns:
-        Clips/s from the first result to the last, and the largest worker's peak memory in MB.
-    """
-    config = PreprocessConfig(text_encoder="scratch")
-    spec = feature_spec(config, build_tokenizer(dataset, config))
-    rows = [Request(row=row, media=MEDIA) for split in dataset.splits for row in split.utterances if row.clip]
-    repeated = chain.from_iterable([rows] * repeat)
+    with av.open(str(root / row.clip)) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        for frame in container.decode(*container.streams.video[:1], *container.streams.audio[:1]):
+            del frame
+
+
+def ours(decoder: Decoder) -> Way:
+    """Return what a worker does with a clip: frames, waveform, log-mel, notes."""
+    config = PreprocessConfig(text_encoder="scratch", decoder=decoder)
+    spec = _spec(config)
+
+    def way(root: Path, row: Utterance) -> None:
+        extracted = extract(root, row, media=MEDIA, decoder=decoder, spec=spec, test_clips="plain")
+        assert extracted.video.presence.present, extracted.video.presence.reason
+
+    return way
+
+
+def tutorial() -> Way:
+    """Return the tutorial's way with a clip: it sees the first 1.25 s of the picture."""
+    import cv2
+    import imageio_ffmpeg
+
+    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "threads;1"
+    cv2.setNumThreads(1)
+    mel = MelSpectrogram(sample_rate=16_000, n_fft=1024, hop_length=512, n_mels=64)
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+
+    def way(root: Path, row: Utterance) -> None:
+        capture = cv2.VideoCapture(str(root / row.clip), cv2.CAP_FFMPEG)
+        frames: list[np.ndarray] = []
+        while len(frames) < 30:
+            more, frame = capture.read()
+            if not more:
+                break
+            frames.append(cv2.resize(frame, (224, 224)) / 255.0)
+        capture.release()
+        padded = np.zeros((30, 224, 224, 3), np.float32)
+        padded[: len(frames)] = frames
+        torch.from_numpy(padded).permute(0, 3, 1, 2)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "sound.wav"
+            command = [ffmpeg, "-i", str(root / row.clip), "-vn", "-acodec", "pcm_s16le", "-ar", "16000", "-ac", "1"]
+            subprocess.run([*command, str(path)], check=True, capture_output=True)
+            with wave.open(str(path)) as file:
+                values = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
+        power = mel(torch.from_numpy(values))
+        power = (power - power.mean()) / power.std()
+        torch.nn.functional.pad(power[:, :300], (0, max(0, 300 - power.shape[1])))
+
+    return way
+
+
+def clips_per_second(way: Way, root: Path, rows: list[Utterance]) -> float:
+    """Time one way over all clips, on one core."""
+    with _one_core():
+        start = time.perf_counter()
+        for row in rows:
+            way(root, row)
+        return len(rows) / (time.perf_counter() - start)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One pass over the clips through worker processes."""
+
+    clips_per_second: float
+    """From the first result to the last: the start of Python and torch, the same for any number of workers, is out."""
+    largest_worker_megabytes: float
+
+
+def run_workers(root: Path, rows: list[Utterance], *, num_workers: int, decoder: Decoder) -> Run:
+    """Decode the rows through worker processes, as `mmsent preprocess` does, without writing shards."""
+    config = PreprocessConfig(text_encoder="scratch", decoder=decoder)
+    requests = [Request(row=row, media=MEDIA) for row in rows]
     marks = []
     megabytes = 0.0
-    for _ in extract_all(dataset.root, repeated, config=config, spec=spec, num_workers=num_workers):
+    for _ in extract_all(root, requests, config=config, spec=_spec(config), num_workers=num_workers):
         marks.append(time.perf_counter())
-        if len(marks) % 20 == 0 or len(marks) == len(rows) * repeat:  # after the last result the workers still live
+        if len(marks) % 20 == 0 or len(marks) == len(rows):  # after the last result the workers still live
             megabytes = max(megabytes, peak_of_descendants())
-    return (len(marks) - 1) / (marks[-1] - marks[0]), megabytes
+    return Run(clips_per_second=(len(marks) - 1) / (marks[-1] - marks[0]), largest_worker_megabytes=megabytes)
 
 
 def peak_of_descendants() -> float:
@@ -64,34 +155,101 @@ def peak_of_descendants() -> float:
     return max((peaks[pid] for pid in below - {os.getpid()}), default=0.0)
 
 
+def _spec(config: PreprocessConfig) -> FeatureSpec:
+    """Return the spec of a config; no transcript is tokenized here."""
+    return feature_spec(config, learn_tokenizer(["a"]))
+
+
+@contextmanager
+def _one_core() -> Iterator[None]:
+    """Keep this process and those it starts on one core, where the system can."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def choose_rows(root: Path, *, num_clips: int, longest_seconds: float) -> list[Utterance]:
+    """Return rows spread evenly over those of a MELD folder whose clips open and are not too long."""
+    rows = []
+    for row in (row for split in read_meld(root).splits for row in split.utterances if row.clip):
+        with suppress(ClipError):
+            if 0 < pyav_clip.probe_seconds(root / row.clip) <= longest_seconds:
+                rows.append(row)
+    return [rows[i] for i in np.linspace(0, len(rows) - 1, min(num_clips, len(rows))).astype(int)]
+
+
+def measure(root: Path, rows: list[Utterance], *, rounds: int) -> dict[str, list[float]]:
+    """Return clips per second by way and round, every way once in each round, and MB of the largest worker."""
+    ways: dict[str, Way] = {"limit": decode_all, "decord": ours("decord"), "pyav": ours("pyav")}
+    try:
+        ways["tutorial"] = tutorial()
+    except ImportError as exc:
+        sys.stderr.write(f"without the tutorial's way: {exc}; pip install -e '.[bench]'\n")
+    found: dict[str, list[float]] = defaultdict(list)
+    decoders: tuple[Decoder, ...] = ("decord", "pyav")
+    for way in ways.values():
+        way(root, rows[0])  # what is imported or built on first use
+    for number in range(rounds):
+        for name, way in ways.items():
+            found[name].append(clips_per_second(way, root, rows))
+        for decoder in decoders:
+            for num_workers in _WORKERS:
+                run = run_workers(root, rows, num_workers=num_workers, decoder=decoder)
+                found[f"{decoder}, {num_workers} workers"].append(run.clips_per_second)
+                found[f"{decoder}, MB"].append(run.largest_worker_megabytes)
+        sys.stderr.write(f"round {number + 1} of {rounds}\n")
+    return dict(found)
+
+
+def table(found: dict[str, list[float]]) -> str:
+    """Draw what `measure` found in Markdown."""
+    words = {
+        "limit": "decoding every frame and all sound, nothing else",
+        "decord": "mmsent, Decord: frames over the whole clip and log-mel",
+        "pyav": "mmsent, PyAV: the same, skipping unneeded frames",
+        "tutorial": "the tutorial: first 30 frames by OpenCV, an ffmpeg process, mel",
+    }
+    lines = ["| one core, in process | clips/s (lowest, highest) | of the limit |", "|---|---|---|"]
+    lines += [
+        f"| {what} | {_spread(found[name])} | {_ratio(found[name], found['limit']):.2f} |"
+        for name, what in words.items()
+        if name in found
+    ]
+    lines += ["", "| whole run | 1 worker | 2 workers | ratio | largest worker |", "|---|---|---|---|---|"]
+    for decoder in ("decord", "pyav"):
+        one, two = (found[f"{decoder}, {num} workers"] for num in _WORKERS)
+        megabytes = max(found[f"{decoder}, MB"])
+        lines.append(f"| {decoder} | {_spread(one)} | {_spread(two)} | {_ratio(two, one):.2f} | {megabytes:.0f} MB |")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f}, {max(values):.2f})"
+
+
+def _ratio(values: list[float], base: list[float]) -> float:
+    return statistics.median(value / other for value, other in zip(values, base, strict=True))
+
+
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("meld", type=Path, help="a MELD folder")
+    parser.add_argument("--clips", type=int, default=60, help="how many, spread evenly")
+    parser.add_argument("--longest", type=float, default=30.0, help="leave out clips of more seconds than this")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--repeat", type=int, default=1, help="go over the rows this often within a round")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
-    dataset = read_meld(options.meld)
-    rates: dict[int, list[float]] = {1: [], 2: []}
-    megabytes = 0.0
-    for _ in range(options.rounds):
-        for num_workers, values in rates.items():
-            rate, peak = clips_per_second(dataset, num_workers=num_workers, repeat=options.repeat)
-            values.append(rate)
-            megabytes = max(megabytes, peak)
-    ratio = statistics.median(two / one for one, two in zip(rates[1], rates[2], strict=True))
-    if options.json:
-        value = {"clips_per_second": rates, "ratio": ratio, "largest_worker_megabytes": megabytes}
-        sys.stdout.write(json.dumps(value, indent=1) + "\n")
-        return
-    lines = ["| workers | clips/s (lowest, highest) |", "|---|---|"]
-    lines += [
-        f"| {num} | {statistics.median(values):.2f} ({min(values):.2f}, {max(values):.2f}) |"
-        for num, values in rates.items()
-    ]
-    lines.append(f"\n2 workers are {ratio:.2f} times 1 worker (median of pairs); largest worker {megabytes:.0f} MB")
-    sys.stdout.write("\n".join(lines) + "\n")
+    torch.set_num_threads(1)
+    rows = choose_rows(options.meld, num_clips=options.clips, longest_seconds=options.longest)
+    found = measure(options.meld, rows, rounds=options.rounds)
+    sys.stdout.write((json.dumps(found, indent=1) if options.json else table(found)) + "\n")
 
 
 if __name__ == "__main__":
