@@ -8,7 +8,8 @@ medians over the rounds, and every share is the median of the shares within a ro
 
 The limit is decoding every frame and all sound of each clip in this process, and nothing else. `tutorial` is what the
 widely copied notebooks do for every sample of every epoch: the first 30 frames by OpenCV at 224x224, an ffmpeg process
-that writes the sound to a file, a mel spectrogram. It needs `pip install -e '.[bench]'`; without it that row is left out.
+that writes the sound to a file, a mel spectrogram. It needs `pip install -e '.[bench]'`;
+without that its row is left out.
 """
 
 import argparse
@@ -30,7 +31,6 @@ import numpy as np
 import torch
 from torchaudio.transforms import MelSpectrogram
 
-from preprocess import pyav_clip
 from preprocess.annotations import Utterance
 from preprocess.build import feature_spec
 from preprocess.config import Decoder, PreprocessConfig
@@ -38,6 +38,7 @@ from preprocess.errors import ClipError
 from preprocess.extract import MEDIA, extract
 from preprocess.meld import read_meld
 from preprocess.pool import Request, extract_all
+from preprocess.pyav_clip import probe_seconds
 from preprocess.text import learn_tokenizer
 from shards.schema import FeatureSpec
 
@@ -179,7 +180,7 @@ def choose_rows(root: Path, *, num_clips: int, longest_seconds: float) -> list[U
     rows = []
     for row in (row for split in read_meld(root).splits for row in split.utterances if row.clip):
         with suppress(ClipError):
-            if 0 < pyav_clip.probe_seconds(root / row.clip) <= longest_seconds:
+            if 0 < probe_seconds(root / row.clip) <= longest_seconds:
                 rows.append(row)
     return [rows[i] for i in np.linspace(0, len(rows) - 1, min(num_clips, len(rows))).astype(int)]
 

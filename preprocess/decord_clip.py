@@ -20,63 +20,69 @@ from preprocess.clip import SILENCE, Picture, Sound, Timeline, choose_frames, cu
 from preprocess.errors import ClipError
 from shards.schema import VideoSpec
 
-__all__ = ["read_picture", "read_sound"]
+__all__ = ["DecordClip"]
 
 
-def read_picture(path: Path, spec: VideoSpec, *, part: Span | None) -> Picture:
-    """Decode the frames that `choose_frames` chooses.
+class DecordClip:
+    """A file; Decord opens it anew for the picture and for the sound."""
 
-    Args:
-        path: The file.
-        spec: How many frames, of what size.
-        part: Of the file; None for all of it.
+    def __init__(self, path: Path) -> None:
+        """Remember the path."""
+        self._path = path
 
-    Raises:
-        ClipError: if the file cannot be opened, or is damaged somewhere between the first and the last frame.
-    """
-    decord = _decord()
-    with _decoder_errors(path):
-        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), width=spec.width, height=spec.height, num_threads=1)
-        timeline, first = cut_timeline(_timeline(reader), part)
-        indices = choose_frames(timeline, num_frames=spec.num_frames, sampling=spec.sampling)
-        chosen = {index: _frame(reader, first + index, width=spec.width) for index in sorted(set(indices.tolist()))}
-        # Decord hands over a frame while a thread decodes the next ones: without a look at the last frame, time would
-        # decide whether damage behind the last chosen one is met.
-        reader[first + len(timeline.starts) - 1]
-    return make_picture([chosen[index] for index in indices.tolist()], timeline, sampling=spec.sampling)
+    def read_picture(self, spec: VideoSpec, *, part: Span | None) -> Picture:
+        """Decode the frames that `choose_frames` chooses.
 
+        Args:
+            spec: How many frames, of what size.
+            part: Of the file; None for all of it.
 
-def read_sound(path: Path, *, sample_rate: int, max_values: int, part: Span | None) -> Sound:
-    """Decode the sound of a clip to mono.
+        Raises:
+            ClipError: if the file cannot be opened, or is damaged somewhere between the first and the last frame.
+        """
+        decord = _decord()
+        with _decoder_errors(self._path):
+            reader = decord.VideoReader(
+                str(self._path), ctx=decord.cpu(0), width=spec.width, height=spec.height, num_threads=1
+            )
+            timeline, first = cut_timeline(_timeline(reader), part)
+            indices = choose_frames(timeline, num_frames=spec.num_frames, sampling=spec.sampling).tolist()
+            chosen = {index: _frame(reader, first + index, width=spec.width) for index in sorted(set(indices))}
+            # Decord hands over a frame while a thread decodes the next ones: without a look at the last frame, time
+            # would decide whether damage behind the last chosen one is met.
+            reader[first + len(timeline.starts) - 1]
+        return make_picture([chosen[index] for index in indices], timeline, sampling=spec.sampling)
 
-    Args:
-        path: The file.
-        sample_rate: Of the waveform, in Hz.
-        max_values: Waveform values to keep from the start.
-        part: Of the file; None for all of it.
+    def read_sound(self, *, sample_rate: int, max_values: int, part: Span | None) -> Sound:
+        """Decode the sound to mono.
 
-    Raises:
-        ClipError: if the clip has no sound or it cannot be decoded.
-    """
-    decord = _decord()
-    with _decoder_errors(path):
-        # mono=False: Decord's own mono of a stereo clip comes 3 dB low, so the channels are mixed here.
-        reader = decord.AudioReader(str(path), ctx=decord.cpu(0), sample_rate=sample_rate, mono=False)
-        # The array behind the reader: indexing it by a slice goes through a list of Python integers per value.
-        channels = reader._array
-    if part is not None:
-        start, end = (round(seconds * sample_rate) for seconds in (part.start_seconds, part.end_seconds))
-        channels = channels[:, start:end]
-    if channels.ndim != 2 or not channels.size:
-        raise ClipError("the sound has no values")
-    if not np.isfinite(channels).all():
-        raise ClipError("the sound holds values that are no numbers")
-    return Sound(
-        waveform=downmix(channels[:, :max_values]),
-        num_channels=len(channels),
-        duration_seconds=channels.shape[1] / sample_rate,
-        silent=float(np.abs(channels).max()) < SILENCE,
-    )
+        Args:
+            sample_rate: Of the waveform, in Hz.
+            max_values: Waveform values to keep from the start.
+            part: Of the file; None for all of it.
+
+        Raises:
+            ClipError: if the clip has no sound or it cannot be decoded.
+        """
+        decord = _decord()
+        with _decoder_errors(self._path):
+            # mono=False: Decord's own mono of a stereo clip comes 3 dB low, so the channels are mixed here.
+            reader = decord.AudioReader(str(self._path), ctx=decord.cpu(0), sample_rate=sample_rate, mono=False)
+            # The array behind the reader: indexing it by a slice goes through a list of Python integers per value.
+            channels = reader._array
+        if part is not None:
+            start, end = (round(seconds * sample_rate) for seconds in (part.start_seconds, part.end_seconds))
+            channels = channels[:, start:end]
+        if channels.ndim != 2 or not channels.size:
+            raise ClipError("the sound has no values")
+        if not np.isfinite(channels).all():
+            raise ClipError("the sound holds values that are no numbers")
+        return Sound(
+            waveform=downmix(channels[:, :max_values]),
+            num_channels=len(channels),
+            duration_seconds=channels.shape[1] / sample_rate,
+            silent=float(np.abs(channels).max()) < SILENCE,
+        )
 
 
 _UNOPENED = "cannot be opened: the file is cut short, damaged, or no video"

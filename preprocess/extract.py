@@ -10,6 +10,7 @@ Shape letters: T frames, H height, W width, M mel bins, S hops.
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,12 +19,13 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from preprocess import decord_clip, pyav_clip
 from preprocess.annotations import Span, Utterance
 from preprocess.clip import Picture, Sound
 from preprocess.config import Decoder, TestClips
+from preprocess.decord_clip import DecordClip
 from preprocess.errors import ClipError
 from preprocess.logmel import LogMel
+from preprocess.pyav_clip import PyavClip, glance, probe_seconds
 from shards.schema import PRESENT, AudioSpec, FeatureSpec, Note, NoteKind, Presence, VideoSpec
 from shards.strip import encode_strip
 
@@ -128,11 +130,11 @@ def extract(
     reasons = dict.fromkeys(media, trouble)
     if decoder == "decord" and not trouble:
         reasons = _reasons_for_pyav(root / path)
-    for medium in media:
-        read = _read_video if medium == "video" else _read_audio
-        why = reasons[medium]
-        first: Decoder = "pyav" if why else decoder
-        features[medium] = read(root / path, utterance, spec, first=first, why=why)
+    with closing(_Readers(root / path)) as readers:
+        for medium in media:
+            read = _read_video if medium == "video" else _read_audio
+            why = reasons[medium]
+            features[medium] = read(readers, utterance, spec, first="pyav" if why else decoder, why=why)
     return Extract(path=path, notes=notes, features=features)
 
 
@@ -167,9 +169,9 @@ def choose_clip(root: Path, utterance: Utterance, *, test_clips: TestClips) -> t
 
 def _reasons_for_pyav(path: Path) -> dict[Medium, str]:
     """Say why Decord is not to read the picture or the sound of a clip; empty where it is."""
-    seen = pyav_clip.glance(path)
-    if seen.hides_start:
-        return dict.fromkeys(MEDIA, "the file hides frames before its start, of which Decord knows nothing")
+    seen = glance(path)
+    if seen.hides_frames:
+        return dict.fromkeys(MEDIA, "the file hides frames, of which Decord knows nothing")
     long = seen.sound_seconds > _DECORD_SOUND_SECONDS
     return {"video": "", "audio": "Decord would hold all of this long sound in memory" if long else ""}
 
@@ -183,15 +185,15 @@ class _Length:
 
 def _length(path: Path) -> _Length:
     try:
-        seconds = pyav_clip.probe_seconds(path)
+        seconds = probe_seconds(path)
     except ClipError as exc:
         return _Length(float("inf"), f"{path.name} {exc}")
     return _Length(seconds, f"{path.name} lasts {seconds:.2f} s")
 
 
-def _read_video(path: Path, utterance: Utterance, spec: FeatureSpec, *, first: Decoder, why: str) -> Feature:
-    picture, presence, second = _tried(
-        lambda reader: reader.read_picture(path, spec.video, part=utterance.part), first=first, why=why
+def _read_video(readers: "_Readers", utterance: Utterance, spec: FeatureSpec, *, first: Decoder, why: str) -> Feature:
+    picture, presence, second = readers.tried(
+        lambda reader: reader.read_picture(spec.video, part=utterance.part), first=first, why=why
     )
     if picture is None:
         return absent_feature(presence.reason)
@@ -204,11 +206,11 @@ def _read_video(path: Path, utterance: Utterance, spec: FeatureSpec, *, first: D
     )
 
 
-def _read_audio(path: Path, utterance: Utterance, spec: FeatureSpec, *, first: Decoder, why: str) -> Feature:
+def _read_audio(readers: "_Readers", utterance: Utterance, spec: FeatureSpec, *, first: Decoder, why: str) -> Feature:
     transform = _transform(spec.audio)
-    sound, presence, second = _tried(
+    sound, presence, second = readers.tried(
         lambda reader: reader.read_sound(
-            path, sample_rate=spec.audio.sample_rate, max_values=transform.max_values, part=utterance.part
+            sample_rate=spec.audio.sample_rate, max_values=transform.max_values, part=utterance.part
         ),
         first=first,
         why=why,
@@ -226,31 +228,42 @@ def _read_audio(path: Path, utterance: Utterance, spec: FeatureSpec, *, first: D
 
 
 class _Reader(Protocol):
-    """What both decoders' modules offer."""
+    """What both decoders offer of a clip."""
 
-    def read_picture(self, path: Path, spec: VideoSpec, *, part: Span | None) -> Picture: ...
+    def read_picture(self, spec: VideoSpec, *, part: Span | None) -> Picture: ...
 
-    def read_sound(self, path: Path, *, sample_rate: int, max_values: int, part: Span | None) -> Sound: ...
+    def read_sound(self, *, sample_rate: int, max_values: int, part: Span | None) -> Sound: ...
 
 
-def _tried(read: Callable[[_Reader], T], *, first: Decoder, why: str) -> tuple[T | None, Presence, str]:
-    """Read with the first decoder, and with PyAV where Decord refuses.
+class _Readers:
+    """Both decoders on one clip."""
 
-    Returns:
-        What was read, if anything; whether and why not; and why it was not Decord that read it.
-    """
-    if first == "pyav":
+    def __init__(self, path: Path) -> None:
+        self._decord = DecordClip(path)
+        self._pyav = PyavClip(path)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._pyav.close()
+
+    def tried(self, read: Callable[[_Reader], T], *, first: Decoder, why: str) -> tuple[T | None, Presence, str]:
+        """Read with the first decoder, and with PyAV where Decord refuses.
+
+        Returns:
+            What was read, if anything; whether and why not; and why it was not Decord that read it.
+        """
+        if first == "pyav":
+            try:
+                return read(self._pyav), PRESENT, why
+            except ClipError as exc:
+                return None, Presence(present=False, reason=str(exc)), ""
         try:
-            return read(pyav_clip), PRESENT, why
-        except ClipError as exc:
-            return None, Presence(present=False, reason=str(exc)), ""
-    try:
-        return read(decord_clip), PRESENT, ""
-    except ClipError as refused:
-        second, presence, _ = _tried(read, first="pyav", why="")
-        if second is None:
-            return None, Presence(present=False, reason=str(refused)), ""
-        return second, presence, f"Decord says that it {refused}"
+            return read(self._decord), PRESENT, ""
+        except ClipError as refused:
+            second, presence, _ = self.tried(read, first="pyav", why="")
+            if second is None:
+                return None, Presence(present=False, reason=str(refused)), ""
+            return second, presence, f"Decord says that it {refused}"
 
 
 @cache

@@ -2,16 +2,16 @@ import re
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
-from types import ModuleType
 
 import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from preprocess import decord_clip, pyav_clip
 from preprocess.clip import Picture, Sound, decoder_version
+from preprocess.decord_clip import DecordClip
 from preprocess.errors import ClipError
+from preprocess.pyav_clip import Glance, PyavClip, glance, probe_seconds
 from shards.schema import VideoSpec
 from tests.clips import (
     SAMPLE_RATE,
@@ -30,12 +30,12 @@ RATE = 16_000
 class _Reading:
     """The decoder under test: all that is here holds for both."""
 
-    module: ModuleType = decord_clip
+    kind: type[DecordClip] | type[PyavClip] = DecordClip
 
 
-@pytest.fixture(autouse=True, params=[decord_clip, pyav_clip], ids=["decord", "pyav"])
+@pytest.fixture(autouse=True, params=[DecordClip, PyavClip], ids=["decord", "pyav"])
 def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_Reading, "module", request.param)
+    monkeypatch.setattr(_Reading, "kind", request.param)
 
 
 def spec_of(num_frames: int, height: int, width: int) -> VideoSpec:
@@ -43,12 +43,12 @@ def spec_of(num_frames: int, height: int, width: int) -> VideoSpec:
 
 
 def picture_of(path: Path, *, num_frames: int, height: int = 48, width: int = 64) -> Picture:
-    picture: Picture = _Reading.module.read_picture(path, spec_of(num_frames, height, width), part=None)
+    picture: Picture = _Reading.kind(path).read_picture(spec_of(num_frames, height, width), part=None)
     return picture
 
 
 def sound_of(path: Path, *, max_values: int = 10**6) -> Sound:
-    sound: Sound = _Reading.module.read_sound(path, sample_rate=RATE, max_values=max_values, part=None)
+    sound: Sound = _Reading.kind(path).read_sound(sample_rate=RATE, max_values=max_values, part=None)
     return sound
 
 
@@ -156,7 +156,7 @@ def test_a_frame_rate_is_variable_where_a_frame_stays_longer_than_usual(
 
 def test_probing_tells_the_length_that_reading_tells(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", pictures=12, gaps=[1] * 6 + [4] * 6)
-    assert pyav_clip.probe_seconds(path) == pytest.approx(1.25, abs=1e-5)
+    assert probe_seconds(path) == pytest.approx(1.25, abs=1e-5)
     assert picture_of(path, num_frames=2).duration_seconds == pytest.approx(1.25, abs=1e-5)
 
 
@@ -234,7 +234,7 @@ def test_sound_after_the_kept_start_is_no_silence(tmp_path: Path) -> None:
 def reasons(path: Path) -> list[str]:
     """Read what can be read of a clip; return why the rest cannot."""
     found = []
-    for read in (lambda: picture_of(path, num_frames=4), lambda: sound_of(path), lambda: pyav_clip.probe_seconds(path)):
+    for read in (lambda: picture_of(path, num_frames=4), lambda: sound_of(path), lambda: probe_seconds(path)):
         try:
             read()
         except ClipError as exc:
@@ -330,7 +330,7 @@ def test_the_decoder_version_names_all_that_may_decode() -> None:
 @pytest.mark.parametrize("gaps", [[1] * 24, [1] * 6 + [4] * 6, [5] + [1] * 15])
 def test_both_decoders_give_the_same_frames(tmp_path: Path, gaps: list[int]) -> None:
     path = write_clip(tmp_path / "a.mp4", pictures=len(gaps), gaps=gaps, options={"bf": "2", "g": "12"})
-    ours, theirs = (module.read_picture(path, spec_of(7, 48, 64), part=None) for module in (decord_clip, pyav_clip))
+    ours, theirs = (kind(path).read_picture(spec_of(7, 48, 64), part=None) for kind in (DecordClip, PyavClip))
     assert np.abs(ours.frames.astype(int) - theirs.frames).max() <= 6  # one scales more exactly than the other
     assert (ours.num_frames, ours.clip_frames, ours.variable_frame_rate) == (
         theirs.num_frames, theirs.clip_frames, theirs.variable_frame_rate,
@@ -342,7 +342,7 @@ def test_both_decoders_give_the_same_frames(tmp_path: Path, gaps: list[int]) -> 
 def test_both_decoders_give_the_same_sound(tmp_path: Path, layout: str, num_channels: int) -> None:
     path = write_clip(tmp_path / "a.mp4", layout=layout, channels=voices(num_channels))
     ours, theirs = (
-        module.read_sound(path, sample_rate=RATE, max_values=10**6, part=None) for module in (decord_clip, pyav_clip)
+        kind(path).read_sound(sample_rate=RATE, max_values=10**6, part=None) for kind in (DecordClip, PyavClip)
     )
     num = min(len(ours.waveform), len(theirs.waveform))
     assert abs(len(ours.waveform) - len(theirs.waveform)) <= RATE // 100
@@ -353,18 +353,18 @@ def test_both_decoders_give_the_same_sound(tmp_path: Path, layout: str, num_chan
 def test_a_clip_whose_start_is_hidden_is_known_and_read_without_it(tmp_path: Path) -> None:
     whole = write_clip(tmp_path / "whole.mp4", pictures=24, layout=None)
     cut = cut_without_encoding(tmp_path / "cut.mp4", whole, hidden=8)
-    assert not pyav_clip.glance(whole).hides_start
-    assert pyav_clip.glance(cut).hides_start
-    picture = pyav_clip.read_picture(cut, spec_of(16, 48, 64), part=None)
+    assert not glance(whole).hides_frames
+    assert glance(cut).hides_frames
+    picture = PyavClip(cut).read_picture(spec_of(16, 48, 64), part=None)
     assert frame_numbers(picture.frames) == list(range(8, 24))
     assert picture.duration_seconds == pytest.approx(16 / 24, abs=0.001)
 
 
 def test_of_what_cannot_be_opened_nothing_is_known(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"hello" * 100)
-    assert pyav_clip.glance(tmp_path / "a.mp4") == pyav_clip.Glance()
+    assert glance(tmp_path / "a.mp4") == Glance()
 
 
 def test_a_glance_tells_how_long_the_sound_is(tmp_path: Path) -> None:
-    assert pyav_clip.glance(write_clip(tmp_path / "a.mp4")).sound_seconds == pytest.approx(1.0, abs=0.03)
-    assert pyav_clip.glance(write_clip(tmp_path / "b.mp4", layout=None)).sound_seconds == 0.0
+    assert glance(write_clip(tmp_path / "a.mp4")).sound_seconds == pytest.approx(1.0, abs=0.03)
+    assert glance(write_clip(tmp_path / "b.mp4", layout=None)).sound_seconds == 0.0

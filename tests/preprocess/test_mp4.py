@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocess import pyav_clip
 from preprocess.errors import ClipError
 from preprocess.mp4 import PictureTrack, SoundTrack, probe_mp4
-from tests.clips import cut_without_encoding, write_clip, write_crashing_clip
+from preprocess.pyav_clip import PyavClip
+from tests.clips import cut_without_encoding, small_config, small_spec, write_clip, write_crashing_clip
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_header_in_front_says_the_same_as_one_behind(clip: Path, tmp_path: Pat
 @pytest.mark.parametrize("gaps", [[1] * 12, [1] * 6 + [3] * 6, [1] * 11 + [9]])
 def test_a_variable_frame_rate_is_the_one_that_preprocessing_sees(tmp_path: Path, gaps: list[int]) -> None:
     path = write_clip(tmp_path / "clip.mp4", pictures=len(gaps), gaps=gaps)
-    decoded = pyav_clip.read_picture(path, num_frames=4, height=48, width=64)
+    decoded = PyavClip(path).read_picture(small_spec(small_config()).video, part=None)
     picture = picture_of(path)
     assert picture.variable_frame_rate is decoded.variable_frame_rate
     assert picture.duration_seconds == pytest.approx(decoded.duration_seconds)
