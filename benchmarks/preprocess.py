@@ -38,7 +38,7 @@ from preprocess.errors import ClipError
 from preprocess.extract import MEDIA, extract
 from preprocess.meld import read_meld
 from preprocess.pool import Request, extract_all
-from preprocess.pyav_clip import probe_seconds
+from preprocess.pyav_clip import glance, probe_seconds
 from preprocess.text import learn_tokenizer
 from shards.schema import FeatureSpec
 
@@ -176,11 +176,12 @@ def _one_core() -> Iterator[None]:
 
 
 def choose_rows(root: Path, *, num_clips: int, longest_seconds: float) -> list[Utterance]:
-    """Return rows spread evenly over those of a MELD folder whose clips open and are not too long."""
+    """Return rows spread evenly over those of a MELD folder whose clips open, have sound and are not too long."""
     rows = []
     for row in (row for split in read_meld(root).splits for row in split.utterances if row.clip):
         with suppress(ClipError):
-            if 0 < probe_seconds(root / row.clip) <= longest_seconds:
+            path = root / row.clip
+            if 0 < probe_seconds(path) <= longest_seconds and glance(path).sound_seconds:
                 rows.append(row)
     return [rows[i] for i in np.linspace(0, len(rows) - 1, min(num_clips, len(rows))).astype(int)]
 

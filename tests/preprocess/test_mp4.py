@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from preprocess.errors import ClipError
 from preprocess.mp4 import PictureTrack, SoundTrack, probe_mp4
-from preprocess.pyav_clip import PyavClip
+from preprocess.pyav_clip import PyavClip, probe_seconds
 from tests.clips import cut_without_encoding, small_config, small_spec, write_clip, write_crashing_clip
 
 
@@ -86,7 +86,7 @@ def test_frames_that_an_edit_list_hides_are_counted_and_do_not_last(clip: Path, 
     path = cut_without_encoding(tmp_path / "cut.mp4", clip, hidden=10)
     picture = picture_of(path)
     assert (picture.num_frames, picture.num_hidden) == (24, 10)
-    assert picture.duration_seconds == pytest.approx(pyav_clip.probe_seconds(path))
+    assert picture.duration_seconds == pytest.approx(probe_seconds(path))
 
 
 def test_a_fragmented_clip_says_that_its_header_is_not_all(tmp_path: Path) -> None:
