@@ -7,8 +7,10 @@ Shape letters: T frames, H height, W width, N waveform values.
 
 import importlib
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +99,23 @@ _PLAIN_WORDS = {
 """Decord's commonest messages, said to a person."""
 
 
+@cache
 def _decord() -> Any:
-    """Import Decord, after torch: its wheel brings NVBLAS in, which crashes at exit when it is there before CUDA's."""
+    """Import Decord, after torch, and without all the CUDA libraries of the environment.
+
+    decord2 3.4.0 loads every library of the `nvidia-*` packages into the process, 290 MB for nothing on a CPU,
+    and NVBLAS among them, which crashes at exit when it is there before torch's own. It finds them by the name of
+    their package, so that name is nobody's while it looks.
+    """
     importlib.import_module("torch")
-    return importlib.import_module("decord")
+    there = sys.modules.pop("nvidia", None)
+    sys.modules["nvidia"] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("decord")
+    finally:
+        del sys.modules["nvidia"]
+        if there is not None:
+            sys.modules["nvidia"] = there
 
 
 def _timeline(reader: Any) -> Timeline:

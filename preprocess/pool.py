@@ -187,5 +187,5 @@ def _context() -> BaseContext:
     if sys.platform == "win32":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torchaudio", "decord", "av", "PIL.Image", "preprocess.extract"])
+    context.set_forkserver_preload(["torch", "torchaudio", "av", "PIL.Image", "preprocess.extract"])
     return context
