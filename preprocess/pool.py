@@ -1,14 +1,11 @@
 """Clips through worker processes, in order: a clip that crashes or hangs its decoder costs itself, never the run."""
 
-import multiprocessing
 import signal
-import sys
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import TimeoutError as ClipTimeoutError
 from dataclasses import dataclass, replace
 from itertools import islice
-from multiprocessing.context import BaseContext
 from pathlib import Path
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
@@ -16,6 +13,7 @@ from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from preprocess.annotations import Utterance
 from preprocess.config import PreprocessConfig
 from preprocess.extract import Extract, Feature, Medium, absent_feature, extract, start_worker
+from preprocess.pipe_lock import TracelessContext
 from shards.schema import FeatureSpec
 
 __all__ = ["Request", "extract_all"]
@@ -178,14 +176,8 @@ def _ending(exit_code: int) -> str:
         return f"signal {-exit_code}"
 
 
-def _context() -> BaseContext:
-    """Return how workers start.
-
-    With a fork server the heavy imports happen once, and a worker that replaces a killed one is there at once; the
-    server is a fresh process, so no thread of the parent is forked. Windows has none.
-    """
-    if sys.platform == "win32":
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
+def _context() -> TracelessContext:
+    """Return how workers start. Decord is not among what the server imports: each worker does so on first use."""
+    context = TracelessContext()
     context.set_forkserver_preload(["torch", "torchaudio", "av", "PIL.Image", "preprocess.extract"])
     return context
