@@ -201,7 +201,7 @@ def preprocess_command(
     from preprocess.adapters import read_dataset
     from preprocess.build import build_shards, build_tokenizer, feature_spec
     from preprocess.estimate import estimate_run
-    from preprocess.report import report_splits, report_to_json
+    from preprocess.report import REPORT_NAME, report_splits, report_to_json
     from shards.index import publish
 
     start = preset(preset_name)
@@ -253,7 +253,7 @@ def preprocess_command(
     reports = report_splits(dataset, out, made=made)
     value = report_to_json(dataset, reports)
     if all(item.finished for item in made.values()):
-        publish(out / "report.json", (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+        publish(out / REPORT_NAME, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
     if as_json:
         _print_json({**value, "made": {split: asdict(item) for split, item in made.items()}})
         return

@@ -24,7 +24,7 @@ from preprocess.errors import DatasetError
 from preprocess.extract import MEDIA, Extract, Medium, absent_feature, extract
 from preprocess.meld import read_meld
 from preprocess.pool import Request
-from preprocess.report import report_splits, report_to_json
+from preprocess.report import REPORT_NAME, report_splits, report_to_json
 from preprocess.text import TextTokenizer, learn_tokenizer
 from shards.errors import ShardError, SpecMismatchError
 from shards.index import publish, read_index
@@ -750,3 +750,43 @@ def test_a_second_run_on_the_same_folder_is_refused_while_the_first_goes_on(orig
     assert refused[0].startswith(f"another run is writing here (process {os.getpid()})")
     assert "\n  next: " in refused[0]
     build(original, tmp_path / "out")  # the lock went with the run
+
+
+# The report of a run that made nothing.
+
+
+@pytest.fixture
+def reported(odd: Path, odd_out: Path, tmp_path: Path) -> Path:
+    """Shards with the report of the run that made them beside them."""
+    out = Path(shutil.copytree(odd_out, tmp_path / "reported"))
+    dataset = read_meld(odd)
+    made = {split.name: made_of(split) for split in dataset.splits}
+    report = report_to_json(dataset, report_splits(dataset, out, made=made))
+    (out / REPORT_NAME).write_text(json.dumps(report), "utf-8")
+    return out
+
+
+def test_it_is_taken_from_the_one_before_and_says_the_same(
+    odd: Path, reported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = read_meld(odd)
+    made = {split.name: made_of(split, 0) for split in dataset.splits}
+    (reported / REPORT_NAME).rename(reported / "aside.json")
+    anew = report_splits(dataset, reported, made=made)
+    (reported / "aside.json").rename(reported / REPORT_NAME)
+    monkeypatch.setattr(Split, "metas", lambda split: pytest.fail("the samples were read"))
+    assert report_splits(dataset, reported, made=made) == anew
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"splits": []}', '{"splits": {"train": {"absent": 3}}}'])
+def test_it_is_made_anew_where_the_one_before_is_of_no_use(odd: Path, reported: Path, content: str | None) -> None:
+    dataset = read_meld(odd)
+    made = {split.name: made_of(split, 0) for split in dataset.splits}
+    expected = report_splits(dataset, reported, made=made)
+    if content is None:  # of other samples
+        value = json.loads((reported / REPORT_NAME).read_bytes())
+        for split in value["splits"].values():
+            split["index_sha256"], split["num_samples"] = "0" * 64, 999
+        content = json.dumps(value)
+    (reported / REPORT_NAME).write_text(content, "utf-8")
+    assert report_splits(dataset, reported, made=made) == expected
