@@ -94,6 +94,7 @@ _PLAIN_WORDS = {
     "Can't find audio stream": "there is no audio stream",
     "ERROR cannot find video stream with wanted index: -1": "there is no video stream",
     "Thread worker: Error sending packet.": "cannot be decoded: the picture's data is damaged",
+    "Check failed: run_.load()": "cannot be decoded: the picture's data is damaged",  # the same, a moment later
     "Cannot create buffer source": "cannot be decoded: the picture has no size or no pixel format",
 }
 """Decord's commonest messages, said to a person."""
@@ -124,6 +125,8 @@ def _timeline(reader: Any) -> Timeline:
         raise ClipError("no frame can be decoded")
     stamps = reader.get_frame_timestamp(list(range(num)))
     starts = np.asarray(stamps[:, 0], dtype=np.float64)
+    if (np.diff(starts) <= 0).any():  # it then hands over other pictures on every run, and memory nobody wrote to
+        raise ClipError("cannot be decoded: two frames have the same time")
     return Timeline(starts=starts, duration_seconds=round(float(stamps[-1, 1] - starts[0]), 6))
 
 
@@ -152,4 +155,5 @@ def _decoder_errors(path: Path) -> Iterator[None]:
             r"^Check failed: .* \(\S+ vs\. \S+\) ", "", what
         )  # the condition, with pointers and error numbers
         what = what.replace(f" {path}, ", " ").replace(f" {path}...", "")
+        what = what.replace(f"[{path}]", "").replace(str(path), " ").strip()  # some name it in other ways
         raise ClipError(_PLAIN_WORDS.get(what, f"cannot be decoded: {what}")) from exc

@@ -170,6 +170,8 @@ def choose_clip(root: Path, utterance: Utterance, *, test_clips: TestClips) -> t
 def _reasons_for_pyav(path: Path) -> dict[Medium, str]:
     """Say why Decord is not to read the picture or the sound of a clip; empty where it is."""
     seen = glance(path)
+    if seen.is_list:
+        return dict.fromkeys(MEDIA, "the file is a list of other files")
     if seen.hides_frames:
         return dict.fromkeys(MEDIA, "the file hides frames, of which Decord knows nothing")
     long = seen.sound_seconds > _DECORD_SOUND_SECONDS

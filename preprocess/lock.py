@@ -4,12 +4,12 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import TextIO
 
 from preprocess.config import Part
 from preprocess.errors import OutputBusyError
-from shards.errors import describe
+from shards.errors import ShardError, describe
 
 __all__ = ["locked"]
 
@@ -23,9 +23,10 @@ def locked(folder: Path, part: Part) -> Iterator[None]:
 
     Raises:
         OutputBusyError: if another process has it.
+        ShardError: if the disk is full or cannot be written.
     """
     with ExitStack() as stack:
-        whole = stack.enter_context((folder / ".lock").open("a+", encoding="ascii"))
+        whole = stack.enter_context(_opened(folder / ".lock"))
         alone = _try_lock(whole, fcntl.LOCK_EX)
         if part.count == 1:
             if not alone:
@@ -37,14 +38,22 @@ def locked(folder: Path, part: Part) -> Iterator[None]:
                 _say(whole, said)
             if not _try_lock(whole, fcntl.LOCK_SH) or _said(whole) != said:
                 raise _busy(folder, f"another run is writing here ({_said(whole) or 'unknown process'})")
-            mine = stack.enter_context((folder / f".lock-{part.number}").open("a+", encoding="ascii"))
+            mine = stack.enter_context(_opened(folder / f".lock-{part.number}"))
             if not _try_lock(mine, fcntl.LOCK_EX):
                 raise _busy(folder, f"part {part.number} of {part.count} is being made already ({_said(mine)})")
             _say(mine, f"process {os.getpid()}")
         yield
 
 
-def _try_lock(file: TextIO, kind: int) -> bool:
+def _opened(path: Path) -> FileIO:
+    """Open unbuffered: what a full disk did not take would be written once more, and fail again, on closing."""
+    try:
+        return path.open("ab+", buffering=0)
+    except OSError as exc:
+        raise _unwritable(path, exc) from exc
+
+
+def _try_lock(file: FileIO, kind: int) -> bool:
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -52,15 +61,22 @@ def _try_lock(file: TextIO, kind: int) -> bool:
     return True
 
 
-def _said(file: TextIO) -> str:
+def _said(file: FileIO) -> str:
     file.seek(0)
-    return file.read().strip()
+    return file.read().decode("ascii", "replace").strip()
 
 
-def _say(file: TextIO, words: str) -> None:
-    file.truncate(0)
-    file.write(f"{words}\n")
-    file.flush()
+def _say(file: FileIO, words: str) -> None:
+    try:
+        file.truncate(0)
+        file.write(f"{words}\n".encode())
+    except OSError as exc:
+        raise _unwritable(Path(str(file.name)), exc) from exc
+
+
+def _unwritable(path: Path, exc: OSError) -> ShardError:
+    then = "make room or choose another folder, and run the same command again"
+    return ShardError(describe(f"cannot write: {exc.strerror or exc}", file=path, then=then))
 
 
 def _busy(folder: Path, what: str) -> OutputBusyError:

@@ -40,6 +40,8 @@ class Glance:
     """Whether an edit list hides frames that the file holds, as in a cut made without encoding again. Decord counts
     such frames as part of the clip, and hands over wrong or repeated ones without a word; players and PyAV leave them
     out."""
+    is_list: bool = False
+    """Whether it holds no picture but the names of files that do: Decord follows them, out of the data set."""
     sound_seconds: float = 0.0
     """By the file's header; 0 without sound."""
 
@@ -91,7 +93,9 @@ class PyavClip:
 
     def glance(self) -> Glance:
         """Look at hidden frames and the length of the sound; raises `ClipError` if there is no picture."""
-        with self._opened() as container:
+        with self._opened(lists=True) as container:
+            if container.format.name in _LISTS:
+                return Glance(is_list=True)
             sound = container.streams.audio[0] if container.streams.audio else None
             return Glance(
                 hides_frames=any(packet.is_discard for packet in self._packets(_video_stream(container))),
@@ -149,6 +153,8 @@ class PyavClip:
             if not container.streams.audio:
                 raise ClipError("there is no audio stream")
             stream = container.streams.audio[0]
+            if stream.codec_context is None:  # then FFmpeg has no decoder for it
+                raise ClipError("cannot be decoded: the sound is of an unknown kind")
             for frame in _resampled(stream, self._packets(stream), sample_rate=sample_rate):
                 decoded = np.asarray(frame.to_ndarray(), dtype=np.float32)  # (channels, N)
                 channels = decoded[:, max(0, skipped - place) : None if end is None else max(0, end - place)]
@@ -172,10 +178,15 @@ class PyavClip:
         )
 
     @contextmanager
-    def _opened(self) -> Iterator[InputContainer]:
-        """Open the file; what FFmpeg says of it on the way becomes a `ClipError`, the same in every folder."""
+    def _opened(self, *, lists: bool = False) -> Iterator[InputContainer]:
+        """Open the file, or a list of other files if `lists`; what FFmpeg says on the way becomes a `ClipError`.
+
+        The words are the same in every folder.
+        """
         if self._container is None:
             self._container = _open(self._path)
+        if self._container.format.name in _LISTS and not lists:
+            raise ClipError("cannot be opened: the file is a list of other files")
         try:
             yield self._container
         except av.FFmpegError as exc:
@@ -220,9 +231,13 @@ class PyavClip:
         return Timeline(starts=starts, duration_seconds=duration_seconds), stamps
 
 
+_LISTS = ("concat", "dash", "hls", "imf")
+"""FFmpeg's names of formats that are lists of other files."""
+
+
 def _open(path: Path) -> InputContainer:
     try:
-        return av.open(str(path))
+        return av.open(str(path), metadata_errors="ignore")  # titles and the like, which nobody asks for
     except av.FFmpegError as exc:
         what = "the file is cut short, damaged, or no video" if isinstance(exc, av.InvalidDataError) else exc.strerror
         raise ClipError(f"cannot be opened: {what}") from exc
@@ -231,7 +246,10 @@ def _open(path: Path) -> InputContainer:
 def _video_stream(container: InputContainer) -> VideoStream:
     if not container.streams.video:
         raise ClipError("there is no video stream")
-    return container.streams.video[0]
+    stream: VideoStream = container.streams.video[0]
+    if stream.codec_context is None:  # then FFmpeg has no decoder for it
+        raise ClipError("cannot be decoded: the picture is of an unknown kind")
+    return stream
 
 
 def _stamp(packet: Any) -> int:
@@ -281,5 +299,7 @@ def _resampled(stream: AudioStream, packets: Iterable[Any], *, sample_rate: int)
     except av.InvalidDataError:
         if not heard:
             raise
+    except ValueError:  # PyAV: a frame is of another rate or layout than those before it, which are kept
+        pass
     if heard:
         yield from resampler.resample(None)

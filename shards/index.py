@@ -212,10 +212,11 @@ def publish(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as exc:
-        with contextlib.suppress(OSError):  # on a disk that became read-only this fails as well
-            temporary.unlink()
         then = "make room or choose another folder, and run the same command again"
         raise ShardError(describe(f"cannot write: {exc.strerror or exc}", file=path, then=then)) from exc
+    finally:
+        with contextlib.suppress(OSError):  # renamed, or on a disk that became read-only
+            temporary.unlink()
     sync_directory(path.parent)
 
 
