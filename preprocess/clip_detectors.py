@@ -137,7 +137,7 @@ def _unusable(row: Utterance, clip: Clip) -> Iterator[Finding]:
         yield found("empty-clip", clip.reason)
     elif clip.header is None:
         opens = probe is not None and probe.num_frames and not probe.picture_trouble
-        yield found("odd-container" if opens else "unreadable-clip", clip.reason)
+        yield found("odd-header" if opens else "unreadable-clip", clip.reason)
         return
     elif clip.header.missing_bytes:
         held = f"; of {probe.promised_frames} frames {probe.num_frames} are there" if probe is not None else ""

@@ -137,7 +137,9 @@ DETECTORS: Mapping[str, Detector] = {
     "missing-clip": _d("error", "row without a clip", "Kept with its text; picture and sound are marked absent."),
     "empty-clip": _d("error", "clip of no bytes", "Copy it again."),
     "unreadable-clip": _d("error", "clip that cannot be opened", "Copy it again; else picture and sound are absent."),
-    "odd-container": _d("warning", "clip that is no mp4, and opens", "Its header was not read: durations are unknown."),
+    "odd-header": _d(
+        "warning", "clip that opens in spite of its header", "Read by PyAV; from its header nothing was taken."
+    ),
     "truncated-clip": _d("error", "clip that is cut short", "Copy it again; else what is left of it is used."),
     "no-picture": _d("error", "clip without a picture", "Kept; the picture is marked absent."),
     "no-audio": _d("error", "clip without sound", "Kept; the sound is marked absent."),
