@@ -37,7 +37,7 @@ class Probe:
     silent: bool = False
     """Whether the whole sound is below -100 dB of full scale."""
     clipped_share: float = 0.0
-    """Of the waveform's values, those at the limit of what can be written, 0 to 1."""
+    """Of the waveform's values, those near or beyond full scale, 0 to 1."""
     death: str = ""
     """How the process that opened it ended; empty for one that came back."""
 
@@ -95,7 +95,8 @@ _AHEAD = 16
 """Clips in flight per worker, so that the others go on while one takes long."""
 _SILENCE = 1e-5
 """-100 dB, as in `preprocess.clip`, whose module loads more than a look needs."""
-_LIMIT = 0.999
+_LIMIT = 0.95
+"""AAC does not keep a flat top flat: values cut off at 1 come back a little below and above."""
 
 
 def _look(container: Any) -> tuple[int, int, str]:
