@@ -436,9 +436,9 @@ def evaluate_command(
 
 
 def _print_diagnosis(diagnosis: "Diagnosis") -> None:
-    table = Table(
-        "split", "rows", "clips", "annotations", "clip folder", title=f"MELD in {escape(str(diagnosis.root))}"
-    )
+    table = Table(title=f"MELD in {escape(str(diagnosis.root))}")
+    for column in ("split", "rows", "clips", "annotations", "clip folder"):
+        table.add_column(column, overflow="fold")
     for item in diagnosis.splits:
         counts = (f"{item.num_rows:,} of {item.official_rows:,}", f"{item.num_clips:,} of {item.official_clips:,}")
         table.add_row(item.name, *counts, escape(item.csv), escape(item.clip_folder or "none"))
