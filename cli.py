@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import math
 import os
 import shlex
 import sys
@@ -27,6 +28,7 @@ from shards.schema import MODALITIES, Modality, Storage
 if TYPE_CHECKING:
     from mmsent.report import Evaluation
     from mmsent.trainer import EpochResult, StepInfo
+    from preprocess.doctor import Diagnosis
     from preprocess.estimate import Estimate
     from preprocess.report import SplitReport
     from shards.verify import SplitCheck
@@ -57,6 +59,9 @@ _DISK_TROUBLE = {
     errno.ENOTEMPTY, errno.EPERM, errno.EROFS,
 }  # fmt: skip
 """What a disk or its owner may do to any file at any time, where no nearer message was written for it."""
+
+_FIRST = 3
+"""Findings of a kind that are shown; `--json` and `--html` have the others."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
@@ -126,6 +131,52 @@ def make_demo_command(
     size = f"{summary.num_clips} clips, {summary.footage_seconds:.0f} s of footage, {_bytes(summary.total_bytes)}"
     _out.print(f"Demo data set in {escape(str(directory))}: {size}; rows: {rows}", highlight=False, soft_wrap=True)
     _next(f"mmsent preprocess {shlex.quote(str(directory))} --out SHARDS --text-encoder scratch")
+
+
+@app.command("doctor")
+def doctor_command(
+    meld: Annotated[Path, typer.Argument(help="Folder with MELD's CSVs and clips, in any of the known layouts.")],
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Open every clip: count its frames, decode its sound and some pictures.")
+    ] = False,
+    html: Annotated[Path | None, typer.Option(help="Write the report as one self-contained file, too.")] = None,
+    clip_timeout: Annotated[
+        float, typer.Option(help="With --deep: seconds after which a clip is given up, plus 10 per megabyte.")
+    ] = 60.0,
+    workers: Annotated[
+        int | None, typer.Option(help="With --deep: processes that open clips; as many as cores if not given.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what is wrong with a MELD folder, in seconds and without changing it.
+
+    Compares rows and clips with the official counts, clips with their rows, and rows with each other; and says which of
+    MELD's publicly known issues it found. Exit code 1 if there are errors: rows without picture or sound, splits that
+    are not there, labels that contradict each other. Warnings and notes leave it 0.
+
+    Example: `mmsent doctor MELD.Raw --html report.html`
+    """
+    from preprocess.doctor import diagnose, diagnosis_to_json
+    from preprocess.doctor_html import render_html
+    from shards.index import publish
+
+    if not (math.isfinite(clip_timeout) and clip_timeout > 0):
+        raise typer.BadParameter(f"--clip-timeout must be above 0, got {clip_timeout}")
+    num_workers = _checked(lambda: _workers(workers))
+    with _progress_by_name() as on_progress:
+        diagnosis = diagnose(
+            meld, deep=deep, num_workers=num_workers, timeout_seconds=clip_timeout, on_progress=on_progress
+        )
+    if html is not None:
+        publish(html, render_html(diagnosis).encode())
+    if as_json:
+        _print_json(diagnosis_to_json(diagnosis))
+    else:
+        _print_diagnosis(diagnosis)
+        if html is not None:
+            _out.print(f"Report: {escape(str(html))}", highlight=False, soft_wrap=True)
+    if diagnosis.count("error"):
+        raise typer.Exit(1)
 
 
 @app.command("preprocess")
@@ -239,7 +290,7 @@ def preprocess_command(
         else:
             _print_estimate(estimate, out, num_workers)
         return
-    with _split_progress() as on_progress:
+    with _progress_by_name() as on_progress:
         made = build_shards(
             dataset,
             out,
@@ -339,7 +390,7 @@ def verify_command(
             _print_checks(checks, repair=True)
         broken = {check.split: check.broken_shards for check in checks}
         out = shards.parent if (shards / INDEX_NAME).is_file() else shards
-        with _split_progress() as on_progress:
+        with _progress_by_name() as on_progress:
             repair_shards(out, repair, broken=broken, num_workers=num_workers, on_progress=on_progress)
         checks = check_all()
     if as_json:
@@ -482,6 +533,37 @@ def evaluate_command(
     _print_evaluation(evaluation)
 
 
+def _print_diagnosis(diagnosis: "Diagnosis") -> None:
+    table = Table(title=f"MELD in {escape(str(diagnosis.root))}")
+    for column in ("split", "rows", "clips", "annotations", "clip folder"):
+        table.add_column(column, overflow="fold")
+    for item in diagnosis.splits:
+        counts = (f"{item.num_rows:,} of {item.official_rows:,}", f"{item.num_clips:,} of {item.official_clips:,}")
+        table.add_row(item.name, *counts, escape(item.csv), escape(item.clip_folder or "none"))
+    _out.print(table)
+    line = partial(_out.print, highlight=False, soft_wrap=True)
+    for item in diagnosis.splits:
+        line(f"{item.name} text: {escape(item.text_form)}{', byte for byte' if item.table else ''}")
+    groups = diagnosis.by_detector()
+    for severity, colour in (("error", "red"), ("warning", "yellow"), ("note", "blue")):
+        for name, group in groups.items():
+            if group[0].severity == severity:
+                line(f"\n[{colour}]{severity}[/] [bold]{name}[/]: {escape(group[0].title)} ({len(group):,})")
+                for finding in group[:_FIRST]:
+                    line(f"  {escape(finding.where)}: {escape(finding.detail)}")
+                if len(group) > _FIRST:
+                    line(f"  and {len(group) - _FIRST:,} more")
+    for problem, entries in diagnosis.by_problem().items():
+        line(f"\n[bold]publicly known[/]: {escape(problem)} ({len(entries):,}) {escape(' '.join(entries[0].links))}")
+        for entry in entries[:_FIRST]:
+            line(f"  {entry.split} {escape(entry.clip)}: {escape(entry.verdict)}")
+        if len(entries) > _FIRST:
+            confirmed = sum(bool(entry.confirmed_by) for entry in entries)
+            line(f"  and {len(entries) - _FIRST:,} more; of all, {confirmed:,} confirmed")
+    counted = ", ".join(f"{diagnosis.count(severity):,} {severity}s" for severity in ("error", "warning", "note"))
+    line(f"\n{counted} ({'every clip was opened' if diagnosis.deep else 'headers only; --deep opens every clip'})")
+
+
 def _print_reports(reports: list["SplitReport"], out: Path) -> None:
     table = Table(title=f"Shards in {escape(str(out))}")
     for column in ("split", "rows", "samples", *MODALITIES, "made", "kept", "size"):
@@ -601,15 +683,15 @@ def _progress(info: str = "{task.speed:.1f}/s") -> Iterator[Progress]:
 
 
 @contextmanager
-def _split_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar for each split, from its first row on."""
+def _progress_by_name() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar for each split or stage, from its first piece on."""
     with _progress() as progress:
         tasks: dict[str, TaskID] = {}
 
-        def on_progress(split: str, done: int, total: int) -> None:
-            if split not in tasks:
-                tasks[split] = progress.add_task(split, total=total)
-            _move(progress, tasks[split], done, total)
+        def on_progress(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=total)
+            _move(progress, tasks[name], done, total)
 
         yield on_progress
 

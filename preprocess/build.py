@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from preprocess.annotations import Dataset, DatasetSplit, Utterance
 from preprocess.claim import Claim, check_claim, write_claim
+from preprocess.clip import SHORT_SECONDS
 from preprocess.config import Part, PreprocessConfig
 from preprocess.errors import DatasetError
-from preprocess.extract import MEDIA, SHORT_SECONDS, Extract, Medium
+from preprocess.extract import MEDIA, Extract, Medium
 from preprocess.lock import locked
 from preprocess.plan import (
     PlannedShard,

@@ -16,6 +16,9 @@ from preprocess.errors import ClipError
 from shards.schema import Sampling
 
 __all__ = [
+    "LONG_SECONDS",
+    "MISMATCH_SECONDS",
+    "SHORT_SECONDS",
     "SILENCE",
     "Picture",
     "Sound",
@@ -29,6 +32,12 @@ __all__ = [
 
 SILENCE = 1e-5
 """-100 dB: under the noise of any 16-bit recording."""
+MISMATCH_SECONDS = 0.5
+"""Clip and annotation differ by more than this and by more than a tenth: MELD's own clips agree to 0.05 s."""
+LONG_SECONDS = 30.0
+"""Longer than any utterance of MELD that was really spoken (28.5 s)."""
+SHORT_SECONDS = 0.2
+"""An annotation of less is hardly a word; five frames."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

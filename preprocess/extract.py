@@ -7,8 +7,6 @@ Picture and sound are read apart: what one of them gives never depends on the ot
 Shape letters: T frames, H height, W width, M mel bins, S hops.
 """
 
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preprocess.annotations import Span, Utterance
-from preprocess.clip import Picture, Sound
+from preprocess.clip import LONG_SECONDS, MISMATCH_SECONDS, Picture, Sound
 from preprocess.config import Decoder, TestClips
 from preprocess.decord_clip import DecordClip
 from preprocess.errors import ClipError
 from preprocess.logmel import LogMel
 from preprocess.pyav_clip import PyavClip, glance, probe_seconds
+from preprocess.workers import keep_quiet
 from shards.schema import PRESENT, AudioSpec, FeatureSpec, Note, NoteKind, Presence, VideoSpec
 from shards.strip import encode_strip
 
@@ -37,11 +36,6 @@ Medium = Literal["video", "audio"]
 """The modalities that come from a clip."""
 MEDIA: tuple[Medium, ...] = ("video", "audio")
 
-MISMATCH_SECONDS = 0.5
-"""Clip and annotation differ by more than this and by more than a tenth: MELD's own clips agree to 0.05 s."""
-LONG_SECONDS = 30.0
-"""Longer than any utterance of MELD that was really spoken (28.5 s)."""
-SHORT_SECONDS = 0.2
 _DECORD_SOUND_SECONDS = 60.0
 """Decord holds all of a sound in memory, 5 minutes of 5.1 take 350 MB; PyAV reads a longer one piece by piece."""
 
@@ -98,10 +92,7 @@ def start_worker() -> None:
     import torch
 
     torch.set_num_threads(1)
-    sys.stderr.flush()
-    silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 2)  # FFmpeg and Decord print there; what matters comes back as an exception
-    os.close(silent)
+    keep_quiet()
 
 
 def extract(

@@ -14,6 +14,7 @@ from preprocess.annotations import Utterance
 from preprocess.config import PreprocessConfig
 from preprocess.extract import Extract, Feature, Medium, absent_feature, extract, start_worker
 from preprocess.pipe_lock import TracelessContext
+from preprocess.workers import ending_in_words, worker_context
 from shards.schema import FeatureSpec
 
 __all__ = ["Request", "extract_all"]
@@ -163,21 +164,12 @@ def _outcome(task: _Task) -> Extract | _Death:
     except ClipTimeoutError:
         return _Death(reason=f"the decoder hung: killed after {task.timeout_seconds:.0f} s", timed_out=True)
     except ProcessExpired as exc:
-        return _Death(reason=f"the decoder crashed: {_ending(exc.exitcode)}", sigkill=exc.exitcode == -signal.SIGKILL)
+        return _Death(
+            reason=f"the decoder crashed: {ending_in_words(exc.exitcode)}", sigkill=exc.exitcode == -signal.SIGKILL
+        )
     return extracted
-
-
-def _ending(exit_code: int) -> str:
-    if exit_code >= 0:
-        return f"exit code {exit_code}"
-    try:
-        return signal.Signals(-exit_code).name
-    except ValueError:  # a real-time signal has no name
-        return f"signal {-exit_code}"
 
 
 def _context() -> TracelessContext:
     """Return how workers start. Decord is not among what the server imports: each worker does so on first use."""
-    context = TracelessContext()
-    context.set_forkserver_preload(["torch", "torchaudio", "av", "PIL.Image", "preprocess.extract"])
-    return context
+    return worker_context(preload=["torch", "torchaudio", "av", "PIL.Image", "preprocess.extract"])

@@ -16,11 +16,11 @@ ALLOWED = {
 }
 DOORS = {
     "decord": {"preprocess/decord_clip.py"},
-    "av": {"preprocess/demo_clip.py", "preprocess/pyav_clip.py"},
+    "av": {"preprocess/demo_clip.py", "preprocess/probe.py", "preprocess/pyav_clip.py"},
     "torchaudio": {"preprocess/logmel.py"},
     "tokenizers": {"preprocess/text.py"},
     "huggingface_hub": {"preprocess/text.py"},
-    "pebble": {"preprocess/pool.py"},
+    "pebble": {"preprocess/pool.py", "preprocess/probe.py"},
     "matplotlib": {"mmsent/plots.py"},
     "torchmetrics": {"mmsent/metrics.py"},
     "torchvision": {"mmsent/encoders.py"},
