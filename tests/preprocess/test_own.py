@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from preprocess.annotations import Span, Utterance
 from preprocess.errors import DatasetError
 from preprocess.meld import normalise_text
-from preprocess.own import MANY_LABELS, is_own, read_own
+from preprocess.own import MANY_LABELS, OPTIONAL, REQUIRED, RESERVED, is_own, read_own
 from shards.schema import LabelSet
 from tests.tables import own_row, own_rows, touch, write_table
 
@@ -310,6 +310,29 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, column: str) ->
     message = refusal(path)
     assert "more than once: " in message
     assert column in message
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "own-data.md"
+
+
+def test_the_example_of_the_documentation_is_read(tmp_path: Path) -> None:
+    _, _, rest = DOCS.read_text("utf-8").partition("```csv\n")
+    (tmp_path / "utterances.csv").write_text(rest.partition("```")[0], "utf-8")
+    dataset = read_own(tmp_path)
+    assert dataset.label_sets == (LabelSet(task="laughter", names=("no", "yes")),)
+    assert dataset.missing_splits == ()
+    dev = dataset.splits[1].utterances
+    assert [row.part for row in dev] == [
+        Span(start_seconds=12.5, end_seconds=14.25),
+        Span(start_seconds=14.25, end_seconds=17.8),
+    ]
+    assert [row.turn_index for row in dev] == [0, 1]
+
+
+@pytest.mark.parametrize("column", [*REQUIRED, *OPTIONAL, *RESERVED])
+def test_every_column_with_a_meaning_is_in_the_documentation(column: str) -> None:
+    table = [line for line in DOCS.read_text("utf-8").splitlines() if line.startswith("| ")]
+    assert any(f"`{column}`" in line for line in table)
 
 
 _TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
