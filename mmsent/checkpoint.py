@@ -21,7 +21,7 @@ from shards.schema import FeatureSpec, LabelSet
 
 __all__ = ["Checkpoint", "check_fit", "load_checkpoint", "restore_model", "save_checkpoint"]
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

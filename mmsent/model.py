@@ -57,7 +57,11 @@ class MultimodalModel(nn.Module):
             self.encoders[name] = self._encoder(name, spec, text_config, pretrained=pretrained)
         fused = config.feature_dim * len(config.modalities)
         self.fusion = nn.Sequential(nn.Linear(fused, config.fusion_dim), nn.ReLU(), nn.Dropout(config.fusion_dropout))
-        self.heads = nn.ModuleDict({item.task: nn.Linear(config.fusion_dim, len(item.names)) for item in label_sets})
+        # Not by the task's name alone: `type` or `values`, say, is a method of every ModuleDict, which then refuses it.
+        self.heads = nn.ModuleDict(
+            {f"{one.task}_head": nn.Linear(config.fusion_dim, len(one.names)) for one in label_sets}
+        )
+        self._tasks = tuple(one.task for one in label_sets)
         for module in self._frozen:
             module.requires_grad_(False)
 
@@ -65,7 +69,7 @@ class MultimodalModel(nn.Module):
         """Return logits `(B, K)` float32 by task."""
         features = torch.cat([self._features(name, batch) for name in self.config.modalities], dim=1)
         fused = self.fusion(features)  # (B, fusion_dim)
-        return {task: head(fused).float() for task, head in self.heads.items()}
+        return {task: self.heads[f"{task}_head"](fused).float() for task in self._tasks}
 
     def train(self, mode: bool = True) -> "MultimodalModel":
         """Set the mode; frozen encoders stay in evaluation, so their batch statistics and dropout do not move."""

@@ -21,8 +21,9 @@ def plot_confusion(score: TaskScore, path: Path) -> None:
     figure = Figure(figsize=(size + 0.8, size), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-    axes.set_yticks(range(len(names)), [f"{item.name} ({item.support})" for item in score.classes])
+    # Labels are anybody's own text: a $ in one is a dollar, not the beginning of a formula.
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", parse_math=False)
+    axes.set_yticks(range(len(names)), [f"{item.name} ({item.support})" for item in score.classes], parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true (samples)")
     axes.set_title(f"{score.task}: weighted F1 {score.weighted_f1:.3f}, baseline {score.baseline.weighted_f1:.3f}")

@@ -51,7 +51,9 @@ def train(
     splits = split_directories(shards)
     if missing := [name for name in ("train", "dev") if name not in splits]:
         what = f"training needs the splits train and dev; missing: {', '.join(missing)}"
-        raise TrainingError(describe(what, file=shards, then="add their CSVs and run `mmsent preprocess` again"))
+        raise TrainingError(
+            describe(what, file=shards, then="add their rows to the data and run `mmsent preprocess` again")
+        )
     train_split, dev_split = Split(splits["train"]), Split(splits["dev"])
     if differences := dev_split.differences(train_split.spec, train_split.label_sets):
         what = f"the splits were not made alike (train against dev): {'; '.join(differences)}"

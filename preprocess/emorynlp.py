@@ -1,18 +1,21 @@
 """An EmoryNLP folder -> its utterances: the second data set of MELD's repository, the same series with other labels.
 
-Source of the layout: https://github.com/declare-lab/MELD, `data/emorynlp`, and the clips that its README links.
+Source of the layout: https://github.com/declare-lab/MELD, `data/emorynlp`, and the archives of clips that its README
+links, `emorynlp_train_splits.zip` and so on.
 """
 
 import ast
 import re
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from preprocess.annotations import Dataset, DatasetSplit, Span, Utterance
 from preprocess.errors import DatasetError
 from preprocess.meld import normalise_text, parse_time
-from preprocess.table import Row, read_columns, read_table, value_of, walk
+from preprocess.table import Row, read_table, value_of, walk
 from shards.errors import describe
 from shards.schema import SPLITS, LabelSet
 
@@ -25,101 +28,122 @@ COLUMNS = (
     "Utterance", "Speaker", "Emotion", "Scene_ID", "Utterance_ID", "Season", "Episode", "Start_Time", "End_Time",
 )  # fmt: skip
 
-_CSV = re.compile(r"(?:emorynlp_)?(train|dev|test)(?:_final)?\.csv")
+_CSV = re.compile(r"emorynlp_(train|dev|test)(?:_final)?\.csv")
 _CLIP = re.compile(r"sea\d+_ep\d+_sc\d+_utt\d+\.mp4")
+_CLIP_FOLDER = re.compile(r"(?:emorynlp_)?(train|dev|test)(?:_splits)?")
 
 
 def is_emorynlp(root: Path) -> bool:
-    """Whether a folder, or one in it, holds an annotation file of EmoryNLP's name and columns."""
-    return root.is_dir() and bool(_find_csvs(root))
+    """Whether a folder, or one in it, holds an annotation file of EmoryNLP's name."""
+    return root.is_dir() and any(_CSV.fullmatch(path.name) for folder in walk(root) for path in folder.glob("*.csv"))
 
 
 def read_emorynlp(root: Path) -> Dataset:
     """Find and read the annotations and clips of EmoryNLP, which may lie anywhere in the folder.
 
     Args:
-        root: The folder.
+        root: The folder; symbolic links are followed.
 
     Raises:
-        DatasetError: if it has none of the annotation files, or one cannot be read.
+        DatasetError: if it has none of the annotation files, one cannot be read, or two files claim to be the same.
     """
-    csvs = _find_csvs(root) if root.is_dir() else {}
+    csvs, others = _find_csvs(root) if root.is_dir() else ({}, ())
     if not csvs:
-        what = "this is no EmoryNLP folder: looked for emorynlp_train_final.csv and the like"
+        what = "this is no EmoryNLP folder: looked for emorynlp_train_final.csv, emorynlp_dev_final.csv, …"
         raise DatasetError(describe(what, file=root, then="give the folder that holds EmoryNLP's CSVs and clips"))
-    # The name of a clip says season, episode, scene and utterance, so one clip has one name in all splits.
-    clips: dict[str, str] = {}
-    ignored = []
-    for folder in walk(root):
-        for path in sorted(folder.glob("*.mp4")):
-            where = path.relative_to(root).as_posix()
-            if _CLIP.fullmatch(path.name):
-                clips.setdefault(path.name, where)
-            else:
-                ignored.append(where)
-    splits = [_read_split(root, name, csvs[name], clips) for name in SPLITS if name in csvs]
-    used = {row.clip for split in splits for row in split.utterances}
-    first, *others = splits
+    files = _find_files(root, list(csvs))
     return Dataset(
         root=root,
         adapter="emorynlp",
         label_sets=(EMORYNLP_EMOTION,),
-        splits=(_with_strangers(first, [path for path in clips.values() if path not in used], ignored), *others),
+        splits=_read_splits(root, csvs, files),
         missing_splits=tuple(name for name in SPLITS if name not in csvs),
-        other_csvs=(),
+        other_csvs=others,
     )
 
 
-def _find_csvs(root: Path) -> dict[str, Path]:
+def _find_csvs(root: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """Choose the shallowest annotation file of each split; equal copies of it are no trouble, another one is."""
     found: dict[str, Path] = {}
+    others = []
     for folder in walk(root):
         for path in sorted(folder.glob("*.csv")):
             match = _CSV.fullmatch(path.name)
-            if match and set(COLUMNS) <= set(read_columns(path)):
-                found.setdefault(match[1], path)
-    return found
+            if match is None or (first := found.setdefault(match[1], path)) is path:
+                continue
+            names = [one.relative_to(root).as_posix() for one in (first, path)]
+            if len(first.parts) == len(path.parts) and first.read_bytes() != path.read_bytes():
+                what = f"two different annotation files for {match[1]}: {', '.join(names)}"
+                raise DatasetError(describe(what, file=root, then="remove or rename the one that is not to be read"))
+            others.append(names[1])
+    return {name: found[name] for name in SPLITS if name in found}, tuple(others)
 
 
-def _with_strangers(split: DatasetSplit, orphans: list[str], ignored: list[str]) -> DatasetSplit:
-    """Return the split with the clips that no row of any split asks for: which one they belong to nothing says."""
-    return DatasetSplit(
-        name=split.name,
-        csv=split.csv,
-        clip_folder=split.clip_folder,
-        utterances=split.utterances,
-        num_files=split.num_files + len(orphans) + len(ignored),
-        orphan_clips=tuple(orphans),
-        twins=(),
-        ignored_files=tuple(ignored),
-    )
+@dataclass(slots=True)
+class _Files:
+    """The mp4 files in a split's folders; those elsewhere are filed under an empty name."""
+
+    clips: dict[str, str] = field(default_factory=dict)
+    """Path by name."""
+    ignored: list[str] = field(default_factory=list)
 
 
-def _read_split(root: Path, name: str, path: Path, clips: dict[str, str]) -> DatasetSplit:
+def _find_files(root: Path, splits: list[str]) -> dict[str, _Files]:
+    files = {name: _Files() for name in ("", *splits)}
+    for folder in walk(root):
+        match = _CLIP_FOLDER.fullmatch(folder.name.lower())
+        split = match[1] if match is not None and match[1] in splits and folder != root else ""
+        for path in sorted(folder.glob("*.mp4")):
+            where = path.relative_to(root).as_posix()
+            if not _CLIP.fullmatch(path.name) or not path.is_file():
+                files[split].ignored.append(where)
+            elif (first := files[split].clips.setdefault(path.name, where)) != where:
+                then = "remove or rename the one that is not to be read"
+                raise DatasetError(describe(f"two clips of one name: {first}, {where}", file=root, then=then))
+    return files
+
+
+def _read_splits(root: Path, csvs: Mapping[str, Path], files: Mapping[str, _Files]) -> tuple[DatasetSplit, ...]:
+    anywhere = files[""].clips
+    rows = {name: _read_rows(name, path, anywhere | files[name].clips) for name, path in csvs.items()}
+    used = {row.clip for utterances in rows.values() for row in utterances}
+    splits = []
+    for number, (name, utterances) in enumerate(rows.items()):
+        # Which split a file outside all split folders belongs to nothing says: the first one reports it.
+        theirs = [files[name], files[""]] if number == 0 else [files[name]]
+        orphans = [path for one in theirs for path in one.clips.values() if path not in used]
+        ignored = [path for one in theirs for path in one.ignored]
+        splits.append(
+            DatasetSplit(
+                name=name,
+                csv=csvs[name].relative_to(root).as_posix(),
+                clip_folder="",
+                utterances=utterances,
+                num_files=len({row.clip for row in utterances if row.clip}) + len(orphans) + len(ignored),
+                orphan_clips=tuple(orphans),
+                twins=(),
+                ignored_files=tuple(ignored),
+            )
+        )
+    return tuple(splits)
+
+
+def _read_rows(split: str, path: Path, clips: Mapping[str, str]) -> tuple[Utterance, ...]:
     turns: Counter[str] = Counter()
     seen: set[str] = set()
 
     def parse(values: Row) -> Utterance:
-        row = _parse_row(name, values, turns, clips)
+        row = _parse_row(split, values, turns, clips)
         if row.key in seen:
-            raise ValueError(f"{row.clip_name} comes twice")
+            raise ValueError(f"the row of {row.clip_name} comes twice")
         seen.add(row.key)
         turns[row.dialogue_id] += 1
         return row
 
-    utterances = tuple(read_table(path, COLUMNS, parse))
-    return DatasetSplit(
-        name=name,
-        csv=path.relative_to(root).as_posix(),
-        clip_folder="",
-        utterances=utterances,
-        num_files=sum(bool(row.clip) for row in utterances),
-        orphan_clips=(),
-        twins=(),
-        ignored_files=(),
-    )
+    return tuple(read_table(path, COLUMNS, parse))
 
 
-def _parse_row(split: str, values: Row, turns: Counter[str], clips: dict[str, str]) -> Utterance:
+def _parse_row(split: str, values: Row, turns: Counter[str], clips: Mapping[str, str]) -> Utterance:
     value = partial(value_of, values)
     season, episode, scene, utterance = (
         _number(column, value(column)) for column in ("Season", "Episode", "Scene_ID", "Utterance_ID")
@@ -149,16 +173,15 @@ def _parse_row(split: str, values: Row, turns: Counter[str], clips: dict[str, st
 
 
 def _number(column: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as exc:
-        raise ValueError(f"{column} must be a whole number, got {text!r}") from exc
+    if not (text.isascii() and text.strip().isdecimal()):
+        raise ValueError(f"{column} must be a whole number, got {text!r}")
+    return int(text)
 
 
 def _speaker(text: str) -> str:
     """Return the names in `['Monica Geller', 'Ross Geller']` with commas; what is no such list as it stands."""
     try:
         names = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # all that its documentation names
         return normalise_text(text)
     return normalise_text(", ".join(map(str, names)) if isinstance(names, list) else text)

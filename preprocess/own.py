@@ -2,12 +2,13 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from preprocess.annotations import Dataset, DatasetSplit, Span, Utterance
 from preprocess.errors import DatasetError
-from preprocess.meld import normalise_text, parse_time
+from preprocess.meld import normalise_text
 from preprocess.table import Row, read_columns, read_table, value_of
 from shards.errors import describe
 from shards.schema import SPLITS, LabelSet, check_key
@@ -17,13 +18,20 @@ __all__ = ["OWN_CSV", "is_own", "read_own"]
 OWN_CSV = "utterances.csv"
 REQUIRED = ("id", "split", "text", "path")
 OPTIONAL = ("start", "end", "dialogue", "turn", "speaker")
+RESERVED = ("key",)
+"""No label task may have this name: `predictions.csv` has a column of it."""
+MANY_LABELS = 20
+"""A task of more labels than this, of which most belong to a single row, is a column of numbers or names instead."""
 
-_TASK = re.compile(r"[a-z][a-z0-9_]*")
+_TASK = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_SECONDS = re.compile(r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?", re.IGNORECASE)
+_TIME = re.compile(r"(?:([0-9]{1,3}):)?([0-5]?[0-9]):([0-5]?[0-9](?:[.,][0-9]+)?)")
 
 
 def is_own(root: Path) -> bool:
-    """Whether this is a CSV with the columns of `REQUIRED`, or a folder with one called `utterances.csv`."""
-    return set(REQUIRED) <= set(read_columns(_csv_of(root)))
+    """Whether this is a CSV, or a folder with one called `utterances.csv`."""
+    path = _csv_of(root)
+    return path.suffix.lower() == ".csv" and path.is_file()
 
 
 def read_own(root: Path) -> Dataset:
@@ -39,15 +47,7 @@ def read_own(root: Path) -> Dataset:
     if not path.is_file():
         then = "give a CSV as docs/own-data.md describes it, or the folder of one"
         raise DatasetError(describe("there is no such CSV", file=path, then=then))
-    columns = read_columns(path)
-    tasks = tuple(name for name in columns if name not in (*REQUIRED, *OPTIONAL) and not name.startswith("_"))
-    bad = [name for name in tasks if not _TASK.fullmatch(name)]
-    if bad or not tasks or len(set(columns)) != len(columns):
-        what = f"columns that are no label task: {', '.join(map(repr, bad))}" if bad else "there is no column of labels"
-        if len(set(columns)) != len(columns):
-            what = "two columns have the same name"
-        then = "name each task in lower case, like `emotion`; a name that begins with _ is not read"
-        raise DatasetError(describe(what, file=path, then=then))
+    tasks = _tasks(path, read_columns(path, REQUIRED))
     turns: Counter[str] = Counter()
     seen: set[str] = set()
 
@@ -60,16 +60,11 @@ def read_own(root: Path) -> Dataset:
         return row
 
     rows = read_table(path, REQUIRED, parse)
-    label_sets = tuple(LabelSet(task=task, names=tuple(sorted({row.labels[task] for row in rows}))) for task in tasks)
-    for labels in label_sets:
-        if len(labels.names) < 2:
-            then = "a task needs two labels; a column that is none begins with _"
-            raise DatasetError(describe(f"{labels.task} is {labels.names[0]!r} in every row", file=path, then=then))
     found = {split: tuple(row for row in rows if row.split == split) for split in SPLITS}
     return Dataset(
         root=path.parent,
         adapter="csv",
-        label_sets=label_sets,
+        label_sets=tuple(_label_set(path, task, [row.labels[task] for row in rows]) for task in tasks),
         splits=tuple(
             DatasetSplit(
                 name=split,
@@ -93,43 +88,95 @@ def _csv_of(root: Path) -> Path:
     return root / OWN_CSV if root.is_dir() else root
 
 
+def _tasks(path: Path, columns: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns that are label tasks: all that are nothing else."""
+    then = "name each task in lower case, like `emotion`; a column whose name begins with _ is not read"
+    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+        what = f"columns are there more than once: {', '.join(map(repr, twice))}"
+        raise DatasetError(describe(what, file=path, then="rename the ones that are not to be read"))
+    tasks = tuple(name for name in columns if name not in (*REQUIRED, *OPTIONAL) and not name.startswith("_"))
+    if bad := [name for name in tasks if not _TASK.fullmatch(name) or name in RESERVED]:
+        what = f"columns that cannot be label tasks: {', '.join(map(repr, bad))}"
+        raise DatasetError(describe(what, file=path, then=then))
+    if not tasks:
+        raise DatasetError(describe("there is no column of labels", file=path, then=then))
+    return tasks
+
+
+def _label_set(path: Path, task: str, labels: Sequence[str]) -> LabelSet:
+    """Return the labels of a task in alphabetical order, over the rows of all splits."""
+    names = tuple(sorted(set(labels)))
+    then = f"a task needs two labels or more; name the column _{task} if it is none"
+    if len(names) < 2:
+        raise DatasetError(describe(f"{task} is {names[0]!r} in every row", file=path, then=then))
+    if len(names) > max(MANY_LABELS, len(labels) / 2):
+        what = f"{task} has {len(names)} labels in {len(labels)} rows, like {names[0]!r} and {names[1]!r}"
+        then = f"put numbers into classes first; name the column _{task} if it is no task"
+        raise DatasetError(describe(what, file=path, then=then))
+    return LabelSet(task=task, names=names)
+
+
 def _parse_row(root: Path, values: Row, tasks: tuple[str, ...], turns: Counter[str]) -> Utterance:
     value = partial(value_of, values)
+
+    def optional(column: str) -> str:
+        return value(column).strip() if column in values else ""
+
     split = value("split")
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}, not one of {', '.join(SPLITS)}")
-    key = f"{split}-{value('id')}"
-    check_key(key)
     labels = {task: value(task).strip() for task in tasks}
     if empty := [task for task, label in labels.items() if not label]:
         raise ValueError(f"{', '.join(empty)} is empty: every row needs its label")
-    path = PurePosixPath(value("path"))
-    if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise ValueError(f"path must be that of a file below the CSV's folder, got {value('path')!r}")
+    clip_name = _clip_name(value("path"))
     text = normalise_text(value("text"))
-    dialogue_id = values.get("dialogue") or value("id")
+    dialogue_id = optional("dialogue") or value("id")
     return Utterance(
-        key=key,
+        key=_key(split, value("id")),
         split=split,
         dialogue_id=dialogue_id,
         utterance_id=value("id"),
-        turn_index=_turn(values.get("turn") or "", turns[f"{split} {dialogue_id}"]),
-        speaker=values.get("speaker") or "",
+        turn_index=_turn(optional("turn"), turns[f"{split} {dialogue_id}"]),
+        speaker=normalise_text(optional("speaker")),
         text=text,
         text_repaired=text != value("text"),
         labels=labels,
-        clip=path.as_posix() if (root / path).is_file() else "",
-        clip_name=path.as_posix(),
-        span=(span := _span(values.get("start") or "", values.get("end") or "")),
+        clip=clip_name if _is_file(root / clip_name) else "",
+        clip_name=clip_name,
+        span=(span := _span(optional("start"), optional("end"))),
         cut_by_span=span is not None,
     )
+
+
+def _key(split: str, text: str) -> str:
+    if not text:
+        raise ValueError("id is empty")
+    try:
+        check_key(f"{split}-{text}")
+    except ValueError as exc:
+        raise ValueError(f"id {text!r} cannot be used, because with the split before it {exc}") from exc
+    return f"{split}-{text}"
+
+
+def _clip_name(text: str) -> str:
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ValueError(f"path must be that of a file below the CSV's folder, got {text!r}")
+    return path.as_posix()
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as exc:  # a folder that may not be entered, or a name that no disk can have
+        raise ValueError(f"path {path} cannot be looked at: {exc.strerror}") from exc
 
 
 def _turn(text: str, place: int) -> int:
     """Return the turn a row gives, or its place among the rows of its dialogue, from 0."""
     if not text:
         return place
-    if not text.strip().isdecimal():
+    if not (text.isascii() and text.isdecimal()):
         raise ValueError(f"turn must be a whole number from 0, got {text!r}")
     return int(text)
 
@@ -146,13 +193,13 @@ def _span(start: str, end: str) -> Span | None:
 
 
 def _seconds(text: str) -> float:
-    """Parse seconds, like 12.5, or a time, like 0:00:12.500."""
-    if ":" in text:
-        return parse_time(text)
-    try:
+    """Parse seconds, like 12.5, or a time, like 0:00:12.5; unlike in MELD's, .5 is half a second."""
+    if _SECONDS.fullmatch(text):
         seconds = float(text)
-    except ValueError as exc:
-        raise ValueError(f"{text!r} is neither seconds nor a time like 0:00:12.500") from exc
-    if not 0 <= seconds < 1e6:
+    elif match := _TIME.fullmatch(text):
+        seconds = 3600 * int(match[1] or 0) + 60 * int(match[2]) + float(match[3].replace(",", "."))
+    else:
+        raise ValueError(f"{text!r} is neither seconds, like 12.5, nor a time, like 0:00:12.5")
+    if seconds >= 1e6:
         raise ValueError(f"{text!r} is no time within a file")
-    return seconds
+    return round(seconds, 6)

@@ -2,7 +2,8 @@
 
 import csv
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,45 +25,34 @@ def read_table(path: Path, required: Collection[str], parse: Callable[[Row], R])
 
     Args:
         path: The file, UTF-8 with or without a byte order mark.
-        required: Columns that must be there.
+        required: Columns that must be there, once.
         parse: Makes something of a row; what it raises as `ValueError` is named with the line.
 
     Raises:
         DatasetError: if it is no such file, lacks a column, has a bad row, or has none.
     """
     rows = []
-    try:
-        # newline="": only the csv module may end a row; str.splitlines also ends one at U+0085, which is in the texts.
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            missing = [column for column in required if column not in (reader.fieldnames or ())]
-            if missing:
-                what = f"columns are missing: {', '.join(missing)}; found {', '.join(reader.fieldnames or ['none'])}"
-                raise DatasetError(describe(what, file=path, then="use the data set's own CSV, or add the columns"))
-            for values in reader:
-                if None in values:
-                    raise _bad_row(path, reader.line_num, "the row has more values than there are columns")
-                try:
-                    rows.append(parse(values))
-                except ValueError as exc:
-                    raise _bad_row(path, reader.line_num, exc) from exc
-    except UnicodeDecodeError as exc:
-        then = "convert it, for example with `iconv -f cp1252 -t utf-8`"
-        raise DatasetError(describe(f"is not UTF-8: {exc}", file=path, then=then)) from exc
-    except csv.Error as exc:
-        raise DatasetError(describe(f"line {reader.line_num}: {exc}", file=path, then="mend the row")) from exc
+    with _opened(path, required) as reader:
+        for values in reader:
+            if None in values:
+                raise _bad_row(path, reader.line_num, "the row has more values than there are columns")
+            try:
+                rows.append(parse(values))
+            except ValueError as exc:
+                raise _bad_row(path, reader.line_num, exc) from exc
     if not rows:
-        raise DatasetError(describe("has no rows", file=path, then="copy it again"))
+        raise DatasetError(describe("has no rows", file=path, then="copy it again, or write some"))
     return rows
 
 
-def read_columns(path: Path) -> list[str]:
-    """Return the names of the columns of a CSV; none of a file that is no CSV in UTF-8."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return list(csv.DictReader(file).fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return []
+def read_columns(path: Path, required: Collection[str]) -> list[str]:
+    """Return the names of the columns of an annotation file.
+
+    Raises:
+        DatasetError: if it is no such file, or lacks a required column.
+    """
+    with _opened(path, required) as reader:
+        return list(reader.fieldnames or ())
 
 
 def value_of(row: Row, column: str) -> str:
@@ -84,6 +74,35 @@ def walk(root: Path) -> Iterator[Path]:
             for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
             if entry.is_dir() and not entry.name.startswith(".")
         ]
+
+
+@contextmanager
+def _opened(path: Path, required: Collection[str]) -> "Iterator[csv.DictReader[str]]":
+    """Open an annotation file; what is wrong with it as a file of rows and columns becomes a `DatasetError`."""
+    try:
+        # newline="": only the csv module may end a row; str.splitlines also ends one at U+0085, which is in the texts.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            _check_columns(path, reader.fieldnames or (), required)
+            yield reader
+    except UnicodeDecodeError as exc:
+        then = "convert it, for example with `iconv -f cp1252 -t utf-8`"
+        raise DatasetError(describe(f"is not UTF-8: {exc}", file=path, then=then)) from exc
+    except csv.Error as exc:
+        line = reader.reader.line_num  # a DictReader's own is that of the row before
+        raise DatasetError(describe(f"line {line}: {exc}", file=path, then="mend the row")) from exc
+
+
+def _check_columns(path: Path, found: Sequence[str], required: Collection[str]) -> None:
+    then = "use the data set's own CSV, or add the columns"
+    if len(found) == 1 and (";" in found[0] or "\t" in found[0]):
+        then = "save it with commas between the columns"
+    if missing := [column for column in required if column not in found]:
+        what = f"columns are missing: {', '.join(missing)}; found {', '.join(found) or 'none'}"
+        raise DatasetError(describe(what, file=path, then=then))
+    if twice := [column for column in required if found.count(column) > 1]:
+        what = f"columns are there more than once: {', '.join(twice)}"
+        raise DatasetError(describe(what, file=path, then="rename the ones that are not to be read"))
 
 
 def _bad_row(path: Path, line: int, why: object) -> DatasetError:

@@ -12,7 +12,7 @@ from mmsent.errors import EncoderError
 from mmsent.model import MultimodalModel
 from shards.loader import ShardLoader
 from shards.reader import Split
-from shards.schema import MELD_LABELS, Modality
+from shards.schema import MELD_LABELS, LabelSet, Modality
 from tests.samples import make_sample, make_spec, write_split
 
 SCRATCH = ModelConfig(text_encoder="scratch", video_weights="none")
@@ -64,6 +64,15 @@ def test_a_model_of_one_modality_does_not_look_at_the_others(tmp_path: Path) -> 
     other = replace(batch, frames=torch.zeros_like(batch.frames), logmel=torch.zeros_like(batch.logmel))
     torch.testing.assert_close(model(other), model(batch))
     assert list(model.encoders) == ["text"]
+
+
+@pytest.mark.parametrize("task", ["type", "values", "training", "head", "laughter"])
+def test_a_task_may_have_any_name_that_a_column_may_have(tmp_path: Path, task: str) -> None:
+    labels = LabelSet(task=task, names=("no", "yes"))
+    config = replace(SCRATCH, modalities=("audio",))
+    model = MultimodalModel(config, spec=make_spec(), label_sets=[labels], pretrained=True)
+    logits = model.eval()(batch_of(tmp_path))
+    assert {name: tuple(value.shape) for name, value in logits.items()} == {task: (3, 2)}
 
 
 def pretrained_text(folder: Path) -> str:
