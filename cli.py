@@ -41,7 +41,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Emotion and sentiment from clips of people talking: raw MELD to shards, to a model, to honest scores.",
+    help="Emotion, sentiment or labels of your own from clips of people talking: raw clips to shards, a model, scores.",
 )
 
 _LOG = logging.getLogger(__name__)
@@ -246,6 +246,8 @@ def preprocess_command(
 
     Every row becomes a sample. A clip that is missing, broken or silent keeps its row, text and labels, with what it
     lacks marked absent and the reason in the report (also in OUT/report.json).
+
+    DATA may also be a CSV that lists your own clips and their labels (docs/own-data.md).
 
     Example: `mmsent preprocess MELD.Raw --out data/shards`
     """
@@ -503,7 +505,7 @@ def train_command(
         return
     why = "validation loss stopped falling" if result.stopped_early else "all epochs done"
     _out.print(
-        f"{len(result.epochs)} epochs on {result.device} in {result.precision} ({why}); "
+        f"{len(result.epochs)} epoch{'s' * (len(result.epochs) > 1)} on {result.device} in {result.precision} ({why}); "
         f"best is epoch {result.best_epoch + 1}: {escape(str(out / 'best.safetensors'))}",
         highlight=False,
         soft_wrap=True,
@@ -646,18 +648,18 @@ def _print_evaluation(evaluation: "Evaluation") -> None:
             table.add_column(column, justify="left" if column == "class" else "right")
         for one in item.classes:
             values = (f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}", str(one.support))
-            table.add_row(one.name, *values, str(one.num_predicted))
+            table.add_row(escape(one.name), *values, str(one.num_predicted))
         _out.print(table)
         base = item.baseline
         _out.print(
             f"weighted F1 [bold]{item.weighted_f1:.3f}[/], macro F1 {item.macro_f1:.3f}, accuracy {item.accuracy:.3f}; "
-            f"always '{base.label}': {base.weighted_f1:.3f}, {base.macro_f1:.3f}, {base.accuracy:.3f}",
+            f"always '{escape(base.label)}': {base.weighted_f1:.3f}, {base.macro_f1:.3f}, {base.accuracy:.3f}",
             highlight=False,
             soft_wrap=True,
         )
         if item.never_predicted:
             names = ", ".join(item.never_predicted)
-            _err.print(f"[yellow]warning:[/] never predicted: {names}", highlight=False, soft_wrap=True)
+            _err.print(f"[yellow]warning:[/] never predicted: {escape(names)}", highlight=False, soft_wrap=True)
     _out.print(
         f"Weights of epoch {evaluation.epoch + 1}, chosen on dev. All in {escape(str(evaluation.directory))}",
         highlight=False,

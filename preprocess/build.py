@@ -83,8 +83,8 @@ def build_tokenizer(dataset: Dataset, config: PreprocessConfig) -> TextTokenizer
     for split in dataset.splits:
         if split.name == "train":
             return learn_tokenizer(utterance.text for utterance in split.utterances)
-    what = "a tokenizer is to be learned from the training texts, and there is no train_sent_emo.csv"
-    raise DatasetError(describe(what, file=dataset.root, then="add it, or give a tokenizer by --text-encoder"))
+    what = "a tokenizer is to be learned from the training texts, and there are no rows of train"
+    raise DatasetError(describe(what, file=dataset.root, then="add them, or give a tokenizer by --text-encoder"))
 
 
 def feature_spec(config: PreprocessConfig, tokenizer: TextTokenizer) -> FeatureSpec:
@@ -249,7 +249,7 @@ class _SplitWork:
         """Say row by row what is to be decoded, having taken what an older shard holds. Runs ahead of `make`."""
         for shard in self._to_make:
             path = self._directory / shard.name
-            with open_old_shard(path, read_record(path), spec=self._spec, num_tasks=len(self._label_sets)) as old:
+            with open_old_shard(path, read_record(path), spec=self._spec) as old:
                 for row in shard.utterances:
                     taken = old.extract(row.key, self._clip_sha256(row))
                     request = Request(row=row, media=tuple(medium for medium in MEDIA if medium not in taken.features))

@@ -34,6 +34,7 @@ class Estimate:
     annotated_hours: float
     """Of all rows, by their annotations."""
     clip_bytes: int
+    """A file that several rows are cut from counts once."""
     shard_bytes: Mapping[Modality, int]
     """Of all rows, by what takes them; text holds everything that is neither picture nor sound."""
     free_bytes: int
@@ -69,7 +70,7 @@ def estimate_run(
         num_clips=len(with_clip),
         num_rows_done=len(done),
         annotated_hours=sum(max(0.0, row.annotated_seconds) for row in rows) / 3600,
-        clip_bytes=sum(sizes.values()),
+        clip_bytes=sum({row.clip or row.twin: sizes[row.key] for row in rows}.values()),
         shard_bytes={
             "video": round(video_bytes * len(rows)) if spec.video.storage == "jpeg" else fixed["frames"] * len(rows),
             "audio": fixed["logmel"] * len(rows),

@@ -84,3 +84,24 @@ def test_a_data_set_of_other_labels_goes_from_clips_to_scores(
     for task, names in labels.items():
         assert {row[f"{task}_predicted"] for row in predictions} <= set(names)
         assert (evaluation / f"confusion-{task}.png").is_file()
+
+
+def test_labels_that_look_like_markup_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    import cli
+    from mmsent.metrics import score_task
+    from mmsent.report import Evaluation
+    from shards.schema import LabelSet
+
+    labels = LabelSet(task="mood", names=("[/no]", "[red]"))
+    true, predicted = torch.tensor([0, 1]), torch.tensor([0, 0])
+    item = score_task(predicted, true, label_set=labels, train_counts={"[/no]": 1, "[red]": 0})
+    evaluation = Evaluation(
+        split="test", num_samples=2, epoch=0, precision="fp32", loss=1.0, scores={"mood": item}, directory=Path("run")
+    )
+    cli._print_evaluation(evaluation)
+    printed = capsys.readouterr()
+    assert printed.out.count("[/no]") == 2
+    assert printed.out.count("[red]") == 1
+    assert "never predicted: [red]" in printed.err

@@ -690,7 +690,7 @@ def test_a_row_that_has_only_a_twin_is_not_without_a_clip(tmp_path: Path) -> Non
 
 def test_without_training_texts_no_tokenizer_can_be_learned(tmp_path: Path) -> None:
     dataset = read_meld(write_meld(tmp_path, train=0, dev=1, test=0))
-    with pytest.raises(DatasetError, match=r"there is no train_sent_emo\.csv") as caught:
+    with pytest.raises(DatasetError, match="there are no rows of train") as caught:
         build_tokenizer(dataset, small_config())
     assert "--text-encoder" in str(caught.value)
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from preprocess.extract import Medium
 from preprocess.meld import read_meld
 from preprocess.text import TextTokenizer, learn_tokenizer
 from shards.index import read_index
+from shards.schema import LabelSet
 from shards.verify import verify_split
 from tests.clips import Row, clip_path, make_rows, small_config, write_csv, write_meld, write_numbered_clip
 from tests.preprocess.test_build import TOKENIZER, assert_like_fresh, build, content_of, ignore_progress, samples_of
@@ -199,3 +201,24 @@ def test_a_part_is_refused_while_the_whole_is_made_and_while_others_cut_it_diffe
     assert refusals[0] == "another run is writing here (parts of 2)"
     assert refusals[1] == "another run is writing here (parts of 2)"
     assert refusals[2].startswith("part 1 of 2 is being made already (process ")
+
+
+def test_a_label_task_that_was_added_costs_no_clip(meld: Path, out: Path) -> None:
+    dataset = read_meld(meld)
+    splits = tuple(
+        replace(split, utterances=tuple(replace(row, labels={**row.labels, "new": "no"}) for row in split.utterances))
+        for split in dataset.splits
+    )
+    labels = (*dataset.label_sets, LabelSet(task="new", names=("no", "yes")))
+    made = build_shards(
+        replace(dataset, label_sets=labels, splits=splits),
+        out,
+        config=small_config(),
+        tokenizer=TOKENIZER,
+        num_workers=1,
+        part=Part(),
+        remake=False,
+        on_progress=ignore_progress,
+    )
+    assert counts(made) == ({"video": 0, "audio": 0}, {"video": 7, "audio": 7})
+    assert verify_split(out / "train", on_progress=lambda done, total: None).problems == ()
