@@ -88,6 +88,7 @@ def write_clip(
     channels: NDArray[np.float32] | None = None,
     gaps: Sequence[int] | None = None,
     options: dict[str, str] | None = None,
+    b_frames: int = 0,
 ) -> Path:
     """Encode an mp4 with H.264 and AAC.
 
@@ -98,13 +99,14 @@ def write_clip(
         channels: `(channels, N)` in [-1, 1]; a tone as long as the picture if not given.
         gaps: Frames' time on screen in 24ths of a second; 1 for each if not given.
         options: Of the container, such as `{"movflags": "faststart"}`.
+        b_frames: Frames in a row that refer to a later one, so that the file's order is not that of time.
     """
     if isinstance(pictures, int):
         pictures = index_pictures(pictures)
     gaps = gaps or [1] * len(pictures)
     starts = [0, *accumulate(gaps)]
     with av.open(path, "w", format="mp4", options={"fflags": "+bitexact", **(options or {})}) as container:
-        video = _add_video(container, height=pictures.shape[1], width=pictures.shape[2])
+        video = _add_video(container, height=pictures.shape[1], width=pictures.shape[2], b_frames=b_frames)
         audio = _add_audio(container, layout) if layout is not None else None
         _encode_picture(container, video, pictures, starts=starts)
         if audio is not None and layout is not None:
@@ -114,8 +116,9 @@ def write_clip(
     return path
 
 
-def _add_video(container: OutputContainer, *, height: int, width: int) -> VideoStream:
-    video = container.add_stream("libx264", rate=FRAME_RATE, options={"preset": "ultrafast", "crf": "4", "bf": "0"})
+def _add_video(container: OutputContainer, *, height: int, width: int, b_frames: int) -> VideoStream:
+    options = {"preset": "ultrafast", "crf": "4", "bf": str(b_frames)}
+    video = container.add_stream("libx264", rate=FRAME_RATE, options=options)
     video.height, video.width, video.pix_fmt = height, width, "yuv420p"
     video.codec_context.thread_count = 1
     video.codec_context.time_base = Fraction(1, TICKS)
@@ -152,6 +155,14 @@ def _encode_sound(
         frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, start, Fraction(1, SAMPLE_RATE)
         container.mux(audio.encode(frame))
     container.mux(audio.encode(None))
+
+
+def write_sound(path: Path, *, layout: str, seconds: float) -> Path:
+    """Encode a tone as AAC in a file of nothing else, which can be followed by another one's content."""
+    channels = np.stack([tone(int(SAMPLE_RATE * seconds))] * _NUM_CHANNELS[layout])
+    with av.open(path, "w", format="adts") as container:
+        _encode_sound(container, _add_audio(container, layout), channels, layout=layout)
+    return path
 
 
 def write_csv(path: Path, rows: Sequence[Row], *, encoding: str = "utf-8") -> Path:

@@ -1,5 +1,6 @@
-"""Run the real command in a process of its own."""
+"""Run the real command in a process of its own, and look for what it leaves behind."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -40,14 +41,50 @@ def left_alive(session: int) -> list[int]:
     return left
 
 
+def workers_of(process: int) -> list[int]:
+    """Return the live processes that decode for a run: the children of its fork server, itself a child of the run."""
+    parents = {pid: parent for pid, (parent, _) in _live_processes().items()}
+    return [pid for pid, parent in parents.items() if parents.get(parent) == process]
+
+
+def in_shared_memory() -> set[str]:
+    """Return the names of what programs have put into `/dev/shm`."""
+    return {path.name for path in Path("/dev/shm").glob("*")}
+
+
+def left_in_shared_memory(before: set[str]) -> set[str]:
+    """Return what came into `/dev/shm` since `before` and is used by no live process: other programs may run."""
+    new = in_shared_memory() - before
+    for maps in Path("/proc").glob("[0-9]*/maps") if new else ():
+        try:
+            mapped = maps.read_text("utf-8")
+        except OSError:
+            continue
+        new = {name for name in new if f"/dev/shm/{name}" not in mapped}
+    return new & in_shared_memory()
+
+
+def digests_of(out: Path) -> dict[str, str]:
+    """Digest every tar, sidecar and index of a folder of shards by its path in it."""
+    return {
+        path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for pattern in ("*/*.tar", "*/*.npy", "*/index.json")
+        for path in out.glob(pattern)
+    }
+
+
 def _processes_of(session: int) -> list[int]:
-    """Return the live processes of a session; a zombie is none."""
-    found = []
+    return [pid for pid, (_, its_session) in _live_processes().items() if its_session == session]
+
+
+def _live_processes() -> dict[int, tuple[int, int]]:
+    """Return parent and session of every process by its number; a zombie is none."""
+    found = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text("utf-8").rpartition(")")[2].split()
         except OSError:
             continue  # it ended while we looked
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(stat.parent.name))
+        if fields[0] != "Z":
+            found[int(stat.parent.name)] = (int(fields[1]), int(fields[3]))
     return found
