@@ -3,18 +3,16 @@
 import signal
 from collections import deque
 from collections.abc import Generator, Iterable
-from concurrent.futures import TimeoutError as ClipTimeoutError
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import islice
+from multiprocessing.context import BaseContext
 from pathlib import Path
-
-from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from preprocess.annotations import Utterance
 from preprocess.config import PreprocessConfig
 from preprocess.extract import Extract, Feature, Medium, absent_feature, extract, start_worker
-from preprocess.pipe_lock import TracelessContext
-from preprocess.workers import ending_in_words, worker_context
+from preprocess.workers import WorkerDiedError, WorkerHungError, Workers, ending_in_words, worker_context
 from shards.schema import FeatureSpec
 
 __all__ = ["Request", "extract_all"]
@@ -41,28 +39,26 @@ def extract_all(
     Raises:
         Exception: whatever a worker raised that is not about its clip: a bug, with its traceback.
     """
-    pool = ProcessPool(max_workers=num_workers, initializer=start_worker, context=_context())
-    workers = _Workers(pool, root, config=config, spec=spec)
+    workers = Workers(num_workers, initializer=start_worker, context=_context())
+    clips = _Clips(workers, root, config=config, spec=spec)
     coming = iter(requests)
     waiting: deque[_Task] = deque()
     try:
         while True:
             for request in islice(coming, _AHEAD * num_workers - len(waiting)):
-                waiting.append(workers.start(request))
+                waiting.append(clips.start(request))
             if not waiting:
                 break
-            yield workers.finish(waiting.popleft())
-        pool.close()
+            yield clips.finish(waiting.popleft())
     finally:
-        pool.stop()  # after close() and all results: nothing is left to stop
-        pool.join()
+        workers.stop()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Task:
     request: Request
     timeout_seconds: float
-    future: "ProcessFuture[Extract] | None"
+    future: "Future[Extract] | None"
     """None where there is nothing to decode."""
 
 
@@ -76,11 +72,11 @@ class _Death:
     """Not the decoder's own end: the system takes it from a process that fills the memory, or a person did."""
 
 
-class _Workers:
-    """Gives requests to a pool, and finds out what in a clip ended a worker."""
+class _Clips:
+    """Gives requests to the workers, and finds out what in a clip ended a worker."""
 
-    def __init__(self, pool: ProcessPool, root: Path, *, config: PreprocessConfig, spec: FeatureSpec) -> None:
-        self._pool = pool
+    def __init__(self, workers: Workers, root: Path, *, config: PreprocessConfig, spec: FeatureSpec) -> None:
+        self._workers = workers
         self._root = root
         self._config = config
         self._spec = spec
@@ -93,7 +89,7 @@ class _Workers:
         megabytes = sum(_size(path) for path in paths) / 1e6
         # 5 minutes of footage decode in about 10 s.
         timeout_seconds = self._config.clip_timeout_seconds + 10 * megabytes
-        future = self._pool.schedule(
+        future = self._workers.schedule(
             extract,
             args=(self._root, request.row),
             kwargs={
@@ -161,15 +157,15 @@ def _outcome(task: _Task) -> Extract | _Death:
     assert task.future is not None
     try:
         extracted: Extract = task.future.result()
-    except ClipTimeoutError:
+    except WorkerHungError:
         return _Death(reason=f"the decoder hung: killed after {task.timeout_seconds:.0f} s", timed_out=True)
-    except ProcessExpired as exc:
+    except WorkerDiedError as exc:
         return _Death(
-            reason=f"the decoder crashed: {ending_in_words(exc.exitcode)}", sigkill=exc.exitcode == -signal.SIGKILL
+            reason=f"the decoder crashed: {ending_in_words(exc.exit_code)}", sigkill=exc.exit_code == -signal.SIGKILL
         )
     return extracted
 
 
-def _context() -> TracelessContext:
+def _context() -> BaseContext:
     """Return how workers start. Decord is not among what the server imports: each worker does so on first use."""
     return worker_context(preload=["torch", "torchaudio", "av", "PIL.Image", "preprocess.extract"])

@@ -5,7 +5,7 @@ Shape letters: N waveform values.
 
 from collections import deque
 from collections.abc import Generator, Mapping
-from concurrent.futures import TimeoutError as ClipTimeoutError
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,10 +13,16 @@ from typing import Any
 
 import av
 import numpy as np
-from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from preprocess.clip import SILENCE
-from preprocess.workers import ending_in_words, keep_quiet, worker_context
+from preprocess.workers import (
+    WorkerDiedError,
+    WorkerHungError,
+    Workers,
+    ending_in_words,
+    keep_quiet,
+    worker_context,
+)
 
 __all__ = ["Probe", "probe_all", "probe_clip"]
 
@@ -55,21 +61,19 @@ def probe_all(
         Exception: whatever a worker raised that is not about its clip: a bug, with its traceback.
     """
     context = worker_context(preload=["av", "preprocess.probe"])
-    pool = ProcessPool(max_workers=num_workers, initializer=keep_quiet, context=context)
+    workers = Workers(num_workers, initializer=keep_quiet, context=context)
     rest = iter(num_bytes.items())
-    waiting: deque[tuple[ProcessFuture[Probe], float]] = deque()
+    waiting: deque[tuple[Future[Probe], float]] = deque()
     try:
         while True:
             for path, size in islice(rest, _AHEAD * num_workers - len(waiting)):
                 seconds = timeout_seconds + 10 * size / 1e6
-                waiting.append((pool.schedule(probe_clip, args=(root / path,), timeout=seconds), seconds))
+                waiting.append((workers.schedule(probe_clip, args=(root / path,), kwargs={}, timeout=seconds), seconds))
             if not waiting:
                 break
             yield _outcome(*waiting.popleft())
-        pool.close()
     finally:
-        pool.stop()  # after close() and all results: nothing is left to stop
-        pool.join()
+        workers.stop()
 
 
 def probe_clip(path: Path) -> Probe:
@@ -156,11 +160,11 @@ def _listen(container: Any) -> tuple[bool, float, str]:
     return loudest < SILENCE, num_clipped / num_values, trouble
 
 
-def _outcome(future: "ProcessFuture[Probe]", timeout_seconds: float) -> Probe:
+def _outcome(future: "Future[Probe]", timeout_seconds: float) -> Probe:
     try:
         probe: Probe = future.result()
-    except ClipTimeoutError:
+    except WorkerHungError:
         return Probe(death=f"the decoder hung: killed after {timeout_seconds:.0f} s")
-    except ProcessExpired as exc:
-        return Probe(death=f"the decoder crashed: {ending_in_words(exc.exitcode)}")
+    except WorkerDiedError as exc:
+        return Probe(death=f"the decoder crashed: {ending_in_words(exc.exit_code)}")
     return probe

@@ -20,7 +20,6 @@ DOORS = {
     "torchaudio": {"preprocess/logmel.py"},
     "tokenizers": {"preprocess/text.py"},
     "huggingface_hub": {"preprocess/text.py"},
-    "pebble": {"preprocess/pool.py", "preprocess/probe.py"},
     "matplotlib": {"mmsent/plots.py"},
     "torchmetrics": {"mmsent/metrics.py"},
     "torchvision": {"mmsent/encoders.py"},

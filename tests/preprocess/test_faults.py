@@ -153,7 +153,6 @@ def test_every_kind_of_damage_comes_equally_often(tmp_path: Path) -> None:
 # A run over them.
 
 
-# FAILS UNTIL MENDED: PyAV raises more than FFmpegError; this and the next ones read the same run.
 @pytest.mark.slow
 def test_a_run_over_damaged_clips_ends_well_and_says_so(damaged: DamagedRun) -> None:
     assert damaged.exit_code == 0, damaged.output[-3000:]
@@ -191,7 +190,6 @@ def test_the_damage_was_of_all_strengths(damaged: DamagedRun) -> None:
     assert any("the decoder crashed" in note["detail"] for note in damaged.report()["notes"]), total
 
 
-# FAILS UNTIL MENDED: paths in Decord's words, pictures of frames of equal times, `run_.load()`.
 @pytest.mark.slow
 def test_damaged_clips_give_the_same_bytes_in_another_folder_with_another_number_of_workers(
     damaged: DamagedRun, tmp_path: Path
@@ -202,7 +200,6 @@ def test_damaged_clips_give_the_same_bytes_in_another_folder_with_another_number
     assert digests_of(tmp_path / "out") == digests_of(damaged.out)
 
 
-# FAILS UNTIL MENDED: paths in Decord's words.
 @pytest.mark.slow
 def test_no_reason_and_no_note_tells_where_the_data_set_lies(damaged: DamagedRun) -> None:
     report = damaged.report()
@@ -286,7 +283,6 @@ def replaced(content: bytes, old: bytes, new: bytes) -> bytes:
     return content[:start] + new + content[start + len(old) :]
 
 
-# FAILS UNTIL MENDED: each is another exception of PyAV that ends the run.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "expected"),
@@ -311,7 +307,6 @@ def test_an_odd_clip_costs_only_what_cannot_be_read(
     assert all(presence.present for presence in theirs.values())
 
 
-# FAILS UNTIL MENDED: nobody asks what format FFmpeg took the file for.
 @pytest.mark.slow
 def test_a_list_of_other_files_is_no_clip(tmp_path: Path) -> None:
     """FFmpeg follows such a list to the clip of another row, whose picture and sound would be taken for this one's."""

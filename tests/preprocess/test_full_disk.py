@@ -77,7 +77,6 @@ def grow(meld: Path, out: Path, disk: Path, *, option: str, first: int, step: in
     raise AssertionError(f"still no room after {MOST_STEPS} steps: {hit}")
 
 
-# FAILS UNTIL MENDED: the lock file is not named.
 def test_a_disk_that_grows_page_by_page_takes_all_in_the_end(meld: Path, whole: Path, tmp_path: Path) -> None:
     with mounted(tmp_path, options=f"size={PAGE}"):
         hit = grow(meld, tmp_path / "out", tmp_path, option="size", first=PAGE, step=PAGE)

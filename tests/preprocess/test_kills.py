@@ -136,7 +136,6 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bytes_and_leaves_nothing(
     assert len({shards for _, _, shards in killed}) > 2, stages  # before the first shard, and among them
 
 
-# FAILS UNTIL MENDED: the pool's locks have names.
 def test_a_run_killed_as_a_whole_leaves_nothing_in_shared_memory(whole: Undisturbed, tmp_path: Path) -> None:
     """Nothing of the run is left to tidy up, so there must be nothing to tidy up."""
     before = in_shared_memory()
@@ -146,7 +145,6 @@ def test_a_run_killed_as_a_whole_leaves_nothing_in_shared_memory(whole: Undistur
     assert left_in_shared_memory(before) == set()
 
 
-# FAILS UNTIL MENDED: one time in three, `publish` leaves its temporary file.
 def test_an_interrupted_run_says_so_by_its_exit_code_and_can_be_repeated(whole: Undisturbed, tmp_path: Path) -> None:
     out = tmp_path / "out"
     before = in_shared_memory()
@@ -195,7 +193,6 @@ def test_workers_end_with_the_process_that_made_them(whole: Undisturbed, tmp_pat
     assert digests_of(out) == digests_of(whole.out)
 
 
-# FAILS UNTIL MENDED: the row goes to PyAV for good, or the pool breaks.
 @pytest.mark.parametrize("shards_before", [0, 5, 10, 20, 35])
 def test_a_worker_killed_from_outside_costs_nothing(whole: Undisturbed, tmp_path: Path, shards_before: int) -> None:
     """The system does it where memory is short. Whatever the worker was at, the row is made as if nothing had been."""
@@ -208,7 +205,6 @@ def test_a_worker_killed_from_outside_costs_nothing(whole: Undisturbed, tmp_path
     assert digests_of(out) == digests_of(whole.out), output
 
 
-# FAILS UNTIL MENDED: as above.
 def test_workers_killed_one_after_the_other_cost_nothing(whole: Undisturbed, tmp_path: Path) -> None:
     out = tmp_path / "out"
     killed: set[int] = set()
@@ -288,7 +284,6 @@ def run_with(sent: signal.Signals, meld: Path, out: Path, *, times: int) -> tupl
     return json.loads((out / "report.json").read_bytes())["splits"]["train"]["num_shards_made"], found
 
 
-# FAILS UNTIL MENDED: the row goes to PyAV for good.
 def test_a_worker_killed_once_in_the_middle_of_a_clip_costs_nothing(slow_clip: Path, tmp_path: Path) -> None:
     finish(slow_clip, tmp_path / "whole")
     _, found = run_with(signal.SIGKILL, slow_clip, tmp_path / "out", times=1)
@@ -315,7 +310,6 @@ def test_a_clip_killed_for_want_of_time_is_tried_again_by_the_next_run_and_no_ot
     assert digests_of(out) == digests_of(tmp_path / "whole")
 
 
-# FAILS UNTIL MENDED: the pool's lock dies with it, and the run after 2 minutes.
 def test_a_worker_killed_while_it_hands_over_what_it_found_costs_nothing(whole: Undisturbed, tmp_path: Path) -> None:
     """While the run itself stands still, its workers fill what lies between; then one of them is killed at it."""
     out, calm = tmp_path / "out", tmp_path / "calm"

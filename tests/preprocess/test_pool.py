@@ -3,18 +3,18 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from pebble import ProcessPool
 
 from preprocess.annotations import Utterance
 from preprocess.config import TestClips as WhichClips  # under its own name pytest would take it for tests
 from preprocess.extract import MEDIA, Extract, Medium
-from preprocess.pool import _AHEAD, Request, _context, _Death, _outcome, _Task, _Workers, extract_all
+from preprocess.pool import _AHEAD, Request, _Clips, _context, _Death, _outcome, _Task, extract_all
+from preprocess.workers import Workers, keep_quiet
 from tests.clips import make_utterance, small_config, small_spec, write_clip, write_crashing_clip, write_numbered_clip
 
 
@@ -136,14 +136,13 @@ def test_a_larger_file_has_more_time(tmp_path: Path) -> None:
     for name, size in (("small.mp4", 0), ("large.mp4", 3_000_000)):
         (tmp_path / name).write_bytes(bytes(size))
     config = small_config(clip_timeout_seconds=5.0)
-    pool = ProcessPool(max_workers=1, context=_context())
-    workers = _Workers(pool, tmp_path, config=config, spec=small_spec(config))
+    workers = Workers(1, initializer=keep_quiet, context=_context())
+    clips = _Clips(workers, tmp_path, config=config, spec=small_spec(config))
     tasks = [
-        workers.start(Request(row=make_utterance(clip=clip, twin=twin), media=MEDIA))
+        clips.start(Request(row=make_utterance(clip=clip, twin=twin), media=MEDIA))
         for clip, twin in (("small.mp4", ""), ("large.mp4", ""), ("large.mp4", "large.mp4"))
     ]
-    pool.stop()
-    pool.join()
+    workers.stop()
     assert [task.timeout_seconds for task in tasks] == [5.0, 35.0, 65.0]
 
 
@@ -206,15 +205,14 @@ def raise_assertion() -> None:
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[ProcessPool]:
-    pool = ProcessPool(max_workers=2, context=_context())
-    yield pool
-    pool.stop()
-    pool.join()
+def workers() -> Iterator[Workers]:
+    workers = Workers(2, initializer=keep_quiet, context=_context())
+    yield workers
+    workers.stop()
 
 
-def outcome_of(pool: ProcessPool, function: object, *args: int, timeout_seconds: float = 30.0) -> _Death:
-    future = pool.schedule(function, args=args, timeout=timeout_seconds)
+def outcome_of(workers: Workers, function: Callable[..., None], *args: int, timeout_seconds: float = 30.0) -> _Death:
+    future = workers.schedule(function, args=args, kwargs={}, timeout=timeout_seconds)
     request = Request(row=make_utterance(clip="clips/a.mp4"), media=MEDIA)
     outcome = _outcome(_Task(request=request, timeout_seconds=timeout_seconds, future=future))
     assert isinstance(outcome, _Death)
@@ -231,19 +229,21 @@ def outcome_of(pool: ProcessPool, function: object, *args: int, timeout_seconds:
         (exit_at_once, (7,), "exit code 7"),
     ],
 )
-def test_a_worker_that_dies_is_a_reason(pool: ProcessPool, function: object, args: tuple[int], reason: str) -> None:
-    death = outcome_of(pool, function, *args)
+def test_a_worker_that_dies_is_a_reason(
+    workers: Workers, function: Callable[..., None], args: tuple[int], reason: str
+) -> None:
+    death = outcome_of(workers, function, *args)
     assert death == _Death(reason=f"the decoder crashed: {reason}", sigkill=reason == "SIGKILL")
 
 
-def test_a_worker_that_hangs_is_killed_and_is_a_reason(pool: ProcessPool) -> None:
-    death = outcome_of(pool, sleep_long, timeout_seconds=1.0)
+def test_a_worker_that_hangs_is_killed_and_is_a_reason(workers: Workers) -> None:
+    death = outcome_of(workers, sleep_long, timeout_seconds=1.0)
     assert death == _Death(reason="the decoder hung: killed after 1 s", timed_out=True)
 
 
-def test_an_error_that_is_not_about_the_clip_is_raised(pool: ProcessPool) -> None:
+def test_an_error_that_is_not_about_the_clip_is_raised(workers: Workers) -> None:
     with pytest.raises(AssertionError, match="a bug"):
-        outcome_of(pool, raise_assertion)
+        outcome_of(workers, raise_assertion)
 
 
 def test_a_worker_says_nothing_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pebble import ProcessPool
 
 from preprocess.probe import Probe, _outcome, probe_all, probe_clip
-from preprocess.workers import worker_context
+from preprocess.workers import Workers, keep_quiet, worker_context
 from tests.clips import SAMPLE_RATE, cut_without_encoding, tone, write_clip, write_numbered_clip
 
 
@@ -96,19 +95,17 @@ def test_a_clip_that_hangs_the_decoder_costs_itself_alone(tmp_path: Path) -> Non
     [(os.abort, (), "the decoder crashed: SIGABRT"), (os._exit, (3,), "the decoder crashed: exit code 3")],
 )
 def test_how_a_process_ended_is_said(end: Callable[..., None], arguments: tuple[int, ...], words: str) -> None:
-    pool = ProcessPool(max_workers=1, context=worker_context(preload=["av", "preprocess.probe"]))
+    workers = Workers(1, initializer=keep_quiet, context=worker_context(preload=["av", "preprocess.probe"]))
     try:
-        assert _outcome(pool.schedule(end, args=arguments), 10) == Probe(death=words)
+        assert _outcome(workers.schedule(end, args=arguments, kwargs={}, timeout=10), 10) == Probe(death=words)
     finally:
-        pool.stop()
-        pool.join()
+        workers.stop()
 
 
 def test_a_bug_in_a_worker_is_not_taken_for_a_bad_clip() -> None:
-    pool = ProcessPool(max_workers=1, context=worker_context(preload=["av", "preprocess.probe"]))
+    workers = Workers(1, initializer=keep_quiet, context=worker_context(preload=["av", "preprocess.probe"]))
     try:
         with pytest.raises(ZeroDivisionError):
-            _outcome(pool.schedule(divmod, args=(1, 0)), 10)
+            _outcome(workers.schedule(divmod, args=(1, 0), kwargs={}, timeout=10), 10)
     finally:
-        pool.stop()
-        pool.join()
+        workers.stop()
