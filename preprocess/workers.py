@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
+from multiprocessing.process import BaseProcess, parent_process
 from typing import Any
 
 __all__ = ["WorkerDiedError", "WorkerHungError", "Workers", "ending_in_words", "keep_quiet", "worker_context"]
@@ -224,6 +224,7 @@ class _Worker:
 def _work(connection: "Connection[Any, Any]", initializer: Callable[[], None]) -> None:
     """Do what comes through a pipe until its other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent sees to its end
+    threading.Thread(target=_end_with_the_parent, name="parent-watch", daemon=True).start()
     initializer()
     try:
         connection.send(None)
@@ -237,3 +238,14 @@ def _work(connection: "Connection[Any, Any]", initializer: Callable[[], None]) -
             connection.send(answer)
     except (EOFError, OSError):
         pass  # whoever asked is gone
+
+
+def _end_with_the_parent() -> None:
+    """End this process when the one that uses it ends.
+
+    A worker that waits for a call sees the end of its pipe; one that hangs in a decoder sees nothing.
+    """
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+    os._exit(1)

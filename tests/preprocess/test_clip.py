@@ -329,7 +329,7 @@ def test_the_decoder_version_names_all_that_may_decode() -> None:
 
 @pytest.mark.parametrize("gaps", [[1] * 24, [1] * 6 + [4] * 6, [5] + [1] * 15])
 def test_both_decoders_give_the_same_frames(tmp_path: Path, gaps: list[int]) -> None:
-    path = write_clip(tmp_path / "a.mp4", pictures=len(gaps), gaps=gaps, options={"bf": "2", "g": "12"})
+    path = write_clip(tmp_path / "a.mp4", pictures=len(gaps), gaps=gaps, b_frames=2)
     ours, theirs = (kind(path).read_picture(spec_of(7, 48, 64), part=None) for kind in (DecordClip, PyavClip))
     assert np.abs(ours.frames.astype(int) - theirs.frames).max() <= 6  # one scales more exactly than the other
     assert (ours.num_frames, ours.clip_frames, ours.variable_frame_rate) == (

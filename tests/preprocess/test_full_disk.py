@@ -91,5 +91,5 @@ def test_a_disk_that_takes_one_file_more_each_time_takes_all_in_the_end(
     with mounted(tmp_path, options="nr_inodes=2"):
         hit = grow(meld, tmp_path / "out", tmp_path, option="nr_inodes", first=2, step=1)
         assert digests_of(tmp_path / "out") == digests_of(whole)
-    first = {"spec.json", "tokenizer/tokenizer.json", "train/train-00000.tar", "train/train-00000.sidecar.npy"}
-    assert first | {"train/.work/sources.json", "train/train-00001.tar", "report.json"} <= set(hit)
+    first = {"preprocess.json", "tokenizer/tokenizer.json", "train/train-00000.tar", "train/train-00000.sidecar.npy"}
+    assert first | {"train/.work/plan.json", "train/train-00001.tar", "report.json"} <= set(hit)

@@ -166,7 +166,7 @@ def test_an_interrupted_run_says_so_by_its_exit_code_and_can_be_repeated(whole: 
 def test_a_run_interrupted_before_it_has_workers_ends_as_quietly(whole: Undisturbed, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with running(whole.meld, out) as process:
-        wait_for((out / "spec.json").exists, process)
+        wait_for((out / "preprocess.json").exists, process)
         os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate(timeout=30)
         assert left_alive(process.pid) == []

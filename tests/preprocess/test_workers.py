@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +11,7 @@ import pytest
 
 from preprocess.pool import _context
 from preprocess.workers import WorkerDiedError, WorkerHungError, Workers, ending_in_words, keep_quiet
+from tests.commands import environment
 
 CONTEXT = _context()  # that of the clips: all contexts share one server, and what it has imported
 
@@ -119,3 +122,27 @@ def test_stopping_ends_processes_and_thread_whatever_they_are_at(tmp_path: Path)
 
 def test_an_ending_is_said_in_words() -> None:
     assert [ending_in_words(code) for code in (7, -6, -9, -40)] == ["exit code 7", "SIGABRT", "SIGKILL", "signal 40"]
+
+
+RUN_AND_WAIT = """
+import sys, time
+from preprocess.workers import Workers, keep_quiet, worker_context
+from tests.preprocess.test_workers import sleep_with_note
+if __name__ == "__main__":
+    workers = Workers(1, initializer=keep_quiet, context=worker_context(preload=["preprocess.workers"]))
+    workers.schedule(sleep_with_note, args=(sys.argv[1],), kwargs={}, timeout=60)
+    time.sleep(60)
+"""
+
+
+def test_a_worker_that_hangs_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(RUN_AND_WAIT, "utf-8")
+    with subprocess.Popen([sys.executable, script, tmp_path / "pid"], env=environment()) as process:
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text("ascii"):
+            time.sleep(0.01)
+        process.kill()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{(tmp_path / 'pid').read_text('ascii')}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text('ascii')}").exists()
