@@ -188,7 +188,7 @@ def _odd_picture(picture: PictureTrack, *, usual: Size | None) -> dict[str, str]
     if picture.variable_frame_rate:
         found["variable-frame-rate"] = f"{shown} frames in {picture.duration_seconds:.2f} s, unevenly spaced"
     if picture.num_hidden:
-        found["hidden-start"] = f"{picture.num_hidden} of {picture.num_frames} frames"
+        found["hidden-frames"] = f"{picture.num_hidden} of {picture.num_frames} frames"
     if usual is not None and (picture.width, picture.height) != usual:
         found["odd-size"] = f"{picture.width}x{picture.height}, most are {usual[0]}x{usual[1]}"
     return found

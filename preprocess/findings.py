@@ -154,7 +154,7 @@ DETECTORS: Mapping[str, Detector] = {
     "variable-frame-rate": _d("note", "variable frame rate", "Frames are chosen by time, not by number."),
     "surround": _d("note", "more than two channels", "All are mixed: the voice is in the centre."),
     "odd-size": _d("note", "another picture size than most", "Scaled like the others."),
-    "hidden-start": _d("note", "frames hidden by an edit list", "Left out, as players do; Decord is not used for it."),
+    "hidden-frames": _d("note", "frames hidden by an edit list", "Left out, as players do; Decord is not used for it."),
     "fragmented": _d("note", "fragmented file", "Its header does not say what it holds; `--deep` does."),
     "large-file": _d("note", "clip of more than 2.5 MB", "Disturbed sound was reported for most of them."),
     # What opening a clip gives.

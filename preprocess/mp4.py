@@ -28,7 +28,7 @@ class PictureTrack:
     num_frames: int
     """Of the file, hidden ones among them."""
     num_hidden: int
-    """Frames before the start that an edit list hides, as in a cut made without encoding again."""
+    """Frames that an edit list hides, before the start or behind the end, as in a cut made without encoding again."""
     duration_seconds: float
     """From the first frame shown to the end of the last."""
     variable_frame_rate: bool
@@ -209,10 +209,9 @@ def _parse_picture(track: memoryview, media: memoryview, *, movie_timescale: int
     timescale, _ = _scale_and_duration(_child(media, b"mdhd"))
     table = _table_boxes(media)
     starts, lengths = _times(table)  # (F,), (F,)
-    num_hidden, shown = 0, np.ones(len(starts), dtype=bool)  # (F,)
+    shown = np.ones(len(starts), dtype=bool)  # (F,)
     edits = _edits(track, movie_timescale=movie_timescale, timescale=timescale)  # (E, 2)
     if len(edits) and len(starts):
-        num_hidden = int((starts < edits[:, 0].min()).sum())
         shown[:] = False
         for start, end in edits:
             shown |= (starts >= start) & (starts < end)
@@ -222,7 +221,7 @@ def _parse_picture(track: memoryview, media: memoryview, *, movie_timescale: int
     gaps = np.diff(starts)
     return PictureTrack(
         num_frames=len(shown),
-        num_hidden=num_hidden,
+        num_hidden=int((~shown).sum()),
         duration_seconds=float(starts[-1] + lengths[-1] - starts[0]) / timescale if len(starts) else 0.0,
         variable_frame_rate=bool(len(gaps)) and bool(gaps.max() > 1.5 * np.median(gaps)),
         width=width,
@@ -257,6 +256,9 @@ def _times(table: memoryview) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return when each frame is shown and for how long, `(F,)` both in ticks, in the order of the file."""
     lengths = _run_lengths(_child(table, b"stts"), "`stts`")
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)[:-1]]) if len(lengths) else lengths
+    sizes = _find(table, b"stsz")
+    if sizes is not None and (num_frames := struct.unpack_from(">I", sizes, 8)[0]) != len(starts):
+        raise ClipError(f"the header is damaged: it holds {num_frames:,} frames, and gives {len(starts):,} a time")
     offsets = _find(table, b"ctts")
     if offsets is not None:
         # Unsigned by the standard in version 0, but written signed by some programs: ticks beyond 2³¹ were never meant.

@@ -368,3 +368,16 @@ def test_of_what_cannot_be_opened_nothing_is_known(tmp_path: Path) -> None:
 def test_a_glance_tells_how_long_the_sound_is(tmp_path: Path) -> None:
     assert glance(write_clip(tmp_path / "a.mp4")).sound_seconds == pytest.approx(1.0, abs=0.03)
     assert glance(write_clip(tmp_path / "b.mp4", layout=None)).sound_seconds == 0.0
+
+
+def test_frames_hidden_behind_the_end_are_known_too(tmp_path: Path) -> None:
+    """Decord hands over other pictures in their place on every run."""
+    path = write_clip(tmp_path / "a.mp4", pictures=24, options={"use_editlist": "1"})
+    content = bytearray(path.read_bytes())
+    assert not glance(path).hides_frames
+    start = content.index(b"elst") + 12  # past its name, version, flags and count
+    milliseconds = int.from_bytes(content[start : start + 4], "big")
+    content[start : start + 4] = (milliseconds // 2).to_bytes(4, "big")
+    path.write_bytes(content)
+    assert glance(path).hides_frames
+    assert PyavClip(path).timeline().duration_seconds == pytest.approx(0.5, abs=0.05)

@@ -184,7 +184,7 @@ DAMAGES: Mapping[str, Callable[[Path], object]] = {
     "odd-size": lambda path: write_clip(path, pictures=index_pictures(24, height=32, width=32)),
     "one-frame": lambda path: write_clip(path, pictures=1),
     "sound-mismatch": lambda path: write_clip(path, channels=np.stack([tone(SAMPLE_RATE // 4)] * 2)),
-    "hidden-start": hide,
+    "hidden-frames": hide,
     "large-file": lambda path: path.write_bytes(path.read_bytes() + b"\0\0\0\0free" + bytes(3_000_000)),
     "fragmented": lambda path: write_clip(path, options={"movflags": "frag_keyframe+empty_moov"}),
 }
