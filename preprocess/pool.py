@@ -21,6 +21,10 @@ _AHEAD = 16
 """Clips in flight per worker: enough that the others go on while one decodes 4 minutes, and few enough that the results
 waiting in the parent (0.6 MB each by default) never pile up."""
 
+_TRIES_AFTER_SIGKILL = 3
+"""Memory may have been short for a moment, and processes killed by a person must not change a byte. More than once,
+since whoever kills workers one after the other may find the same clip in the next one."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
@@ -110,8 +114,9 @@ class _Clips:
             why = f"the clip is missing: there is no {request.row.clip_name}"
             return Extract(path="", notes=(), features={medium: absent_feature(why) for medium in request.media})
         outcome = _outcome(task)
-        if isinstance(outcome, _Death) and outcome.sigkill:
-            # Memory may have been short for a moment, and a process killed by a person must not change a byte.
+        for _ in range(_TRIES_AFTER_SIGKILL):
+            if isinstance(outcome, Extract) or not outcome.sigkill:
+                break
             outcome = _outcome(self.start(request))
         if isinstance(outcome, Extract):
             return outcome
