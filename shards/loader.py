@@ -5,7 +5,6 @@ No worker processes, no parsing, no collate and no allocation per batch: nothing
 Shape letters: B batch, T frames, H height, W width, M mel bins, S hops, L tokens.
 """
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,20 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.codec import ARRAY_MEMBERS, array_shapes
-from shards.order import epoch_order, num_steps, rank_share, step_slice
-from shards.reader import Split
+from shards.order import Order, num_steps, rank_share, step_slice
+from shards.reader import Places, Split, present
+from shards.ring import Ring
 
 __all__ = ["Allocate", "HostBatch", "LoaderState", "ShardLoader"]
 
 Allocate = Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]]
 """Makes the memory of a batch, for example page-locked for a GPU. Called once per array and ring slot."""
 
+_WINDOW = 8192
+"""Places of an epoch whose order is computed at once: per sample that costs a tenth of what it does batch by batch."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoaderState:
     """Where a loader stands: enough to go on with the same batches, whatever the number of ranks or readers."""
 
-    seed: int
+    order: str
+    """`Order.identity`: a place in one order is no place in another."""
     epoch: int
     position: int
     """Samples of the epoch's global order that were handed out."""
@@ -68,59 +72,63 @@ class HostBatch:
 class ShardLoader:
     """Iterate over the batches of one epoch after another, resumable at any batch.
 
-    Iterating gives what is left of the current epoch, then moves to the next one. Every sample comes exactly once per
-    epoch; the last batch may be smaller. `len()` is the number of batches of a whole epoch, the same on every rank.
+    Iterating gives what is left of the current epoch, then moves to the next one. An epoch is what the order says; the
+    last batch may be smaller. `len()` is the number of batches of a whole epoch, the same on every rank.
+
+    It holds `ring_size` batches in memory, and maps shards without reading them: what a tool shows beyond that as
+    shared or file memory is the system's page cache, which gives way when memory is short.
     """
 
     def __init__(
         self,
         split: Split,
         *,
+        order: Order,
         batch_size: int,
-        shuffle: bool,
-        seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
         num_readers: int = 1,
-        ring_size: int = 4,
+        ring_size: int = 3,
+        check: bool = False,
         allocate: Allocate = np.empty,
     ) -> None:
         """Prepare a loader; memory is taken and threads start with the first iteration.
 
         Args:
             split: Where the samples are.
+            order: Which samples come when: of `shards.order` or `shards.sampling`.
             batch_size: Samples of a global batch, over all ranks.
-            shuffle: A new global order every epoch; False keeps the order of the shards.
-            seed: Of the order.
             rank: This process, from 0.
             world_size: Processes that share every global batch.
-            num_readers: Threads that copy.
+            num_readers: Threads that copy, all into the batch that is needed first.
             ring_size: Batches in memory, the one in use included; at least 2, so that one is filled meanwhile.
+            check: Compare every sample with its CRC-32: a third of the speed.
             allocate: Makes the arrays.
 
         Raises:
             ValueError: if a count is out of range.
         """
-        if batch_size < 1 or num_readers < 1 or ring_size < 2 or not 0 <= rank < world_size or seed < 0:
+        if batch_size < 1 or num_readers < 1 or ring_size < 2 or not 0 <= rank < world_size:
             raise ValueError(
-                f"need batch_size >= 1, num_readers >= 1, ring_size >= 2, 0 <= rank < world_size, seed >= 0; got "
-                f"{batch_size=}, {num_readers=}, {ring_size=}, {rank=}, {world_size=}, {seed=}"
+                f"need batch_size >= 1, num_readers >= 1, ring_size >= 2, 0 <= rank < world_size; got "
+                f"{batch_size=}, {num_readers=}, {ring_size=}, {rank=}, {world_size=}"
             )
         self.split = split
+        self.order = order
         self.batch_size = batch_size
-        self._shuffle = shuffle
         self._rank = rank
         self._world_size = world_size
         self._num_readers = num_readers
+        self._num_parts = 1 if num_readers == 1 else 2 * num_readers  # finer than readers, so that none waits long
         self._ring_size = ring_size
+        self._check = check
         self._allocate = allocate
         self._slots: list[dict[str, NDArray[Any]]] = []
-        self._ring: _Ring | None = None
-        self._state = LoaderState(seed=seed, epoch=0, position=0)
-        self._present = split.present()
+        self._ring: Ring[_Plan] | None = None
+        self._state = LoaderState(order=order.identity, epoch=0, position=0)
 
     def __len__(self) -> int:
-        return num_steps(len(self.split), batch_size=self.batch_size)
+        return num_steps(self.order.num_samples, batch_size=self.batch_size)
 
     def state(self) -> LoaderState:
         """Return the place after the last batch that was handed out."""
@@ -130,10 +138,12 @@ class ShardLoader:
         """Go on from `state`; costs no reading.
 
         Raises:
-            ValueError: if the state is not one of this split's.
+            ValueError: if the state is not one of this order.
         """
-        if not (0 <= state.position <= len(self.split) and state.epoch >= 0 and state.seed >= 0):
-            raise ValueError(f"{state} is no place in a split of {len(self.split)} samples")
+        if state.order != self.order.identity:
+            raise ValueError(f"{state} is a place in another order than this one: {self.order.identity}")
+        if not (0 <= state.position <= self.order.num_samples and state.epoch >= 0):
+            raise ValueError(f"{state} is no place in an epoch of {self.order.num_samples} samples")
         self._state = state
 
     def __iter__(self) -> Iterator[HostBatch]:
@@ -142,29 +152,34 @@ class ShardLoader:
         start = self._state
         if not self._slots:
             self._slots = [self._new_slot() for _ in range(self._ring_size)]
-        order = epoch_order(len(self.split), seed=start.seed, epoch=start.epoch, shuffle=self._shuffle)
-        steps = num_steps(len(order), batch_size=self.batch_size, position=start.position)
-
-        def share_of(step: int) -> tuple[NDArray[np.int64], int]:
-            where = step_slice(step, num_samples=len(order), batch_size=self.batch_size, position=start.position)
-            batch = order[where]
-            return rank_share(batch, rank=self._rank, world_size=self._world_size), len(batch)
-
-        ring = _Ring(num_slots=self._ring_size, num_steps=steps, fill=lambda s, slot: self._fill(share_of(s)[0], slot))
+        planner = _Planner(
+            self.split,
+            self.order,
+            start,
+            batch_size=self.batch_size,
+            rank=self._rank,
+            world_size=self._world_size,
+        )
+        ring = Ring(
+            num_slots=self._ring_size,
+            num_steps=planner.num_steps,
+            num_parts=self._num_parts,
+            plan=planner.plan,
+            fill=self._fill,
+        )
         self._ring = ring
         try:
             with ring.run(self._num_readers):
-                for step in range(steps):
-                    slot = ring.take(step)
-                    samples, global_size = share_of(step)
-                    position = self._state.position + global_size
-                    self._state = LoaderState(seed=start.seed, epoch=start.epoch, position=position)
-                    yield self._batch(samples, slot, global_size)
+                for step in range(planner.num_steps):
+                    plan, slot = ring.take(step)
+                    position = self._state.position + plan.global_size
+                    self._state = LoaderState(order=start.order, epoch=start.epoch, position=position)
+                    yield self._batch(plan, slot)
                     ring.give_back(slot)
         finally:
             if self._ring is ring:
                 self._ring = None  # it refers to this loader: the memory would wait for the garbage collector
-        self._state = LoaderState(seed=start.seed, epoch=start.epoch + 1, position=0)
+        self._state = LoaderState(order=start.order, epoch=start.epoch + 1, position=0)
 
     def _new_slot(self) -> dict[str, NDArray[Any]]:
         largest = -(-self.batch_size // self._world_size)  # the largest share of a full global batch
@@ -173,104 +188,63 @@ class ShardLoader:
             for name, shape in array_shapes(self.split.spec).items()
         }
 
-    def _fill(self, samples: NDArray[np.int64], slot: int) -> None:
-        """Copy the payloads of `samples` into a slot. NumPy releases the GIL while it copies, Pillow in decoding."""
-        for name, array in self._slots[slot].items():
-            for i, sample in enumerate(samples):
-                self.split.copy_array(name, int(sample), array[i])
+    def _fill(self, plan: "_Plan", slot: int, part: int) -> None:
+        """Copy a part of a batch into a slot."""
+        size = -(-len(plan.places) // self._num_parts)
+        places = plan.places.part(part * size, (part + 1) * size)
+        arrays = {name: array[part * size :][: len(places)] for name, array in self._slots[slot].items()}
+        self.split.copy_arrays(places, arrays)
+        if self._check:
+            self.split.check_arrays(places, arrays)
 
-    def _batch(self, samples: NDArray[np.int64], slot: int, global_size: int) -> HostBatch:
-        rows = self.split.rows[samples]
-        arrays = {name: array[: len(samples)] for name, array in self._slots[slot].items()}
-        return HostBatch(
-            **arrays,
-            num_frames=rows["num_frames"].astype(np.int64),
-            num_hops=rows["num_hops"].astype(np.int64),
-            num_tokens=rows["num_tokens"].astype(np.int64),
-            present=self._present[samples],
-            labels={
-                labels.task: rows["labels"][:, task].astype(np.int64)
-                for task, labels in enumerate(self.split.label_sets)
-            },
-            samples=samples,
-            global_size=global_size,
-        )
+    def _batch(self, plan: "_Plan", slot: int) -> HostBatch:
+        arrays = {name: array[: len(plan.places)] for name, array in self._slots[slot].items()}
+        return HostBatch(**arrays, **plan.facts, samples=plan.places.samples, global_size=plan.global_size)
 
 
-class _Ring:
-    """Hands free slots and step numbers to reader threads, and filled slots to the consumer in the order of steps.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Plan:
+    """What one batch of one rank needs."""
 
-    A reader takes a slot and the next step in one move, so the earliest unfilled step always has a slot: it cannot
-    deadlock whatever the number of readers.
-    """
+    places: Places
+    facts: dict[str, Any]
+    """The fields of `HostBatch` that need no payload."""
+    global_size: int
 
-    def __init__(self, *, num_slots: int, num_steps: int, fill: Callable[[int, int], None]) -> None:
-        self._free = list(range(num_slots))
-        self._filled: dict[int, int] = {}
-        self._next_step = 0
-        self._num_steps = num_steps
-        self._fill = fill
-        self._failure: BaseException | None = None
-        self._stopped = False
-        self._changed = threading.Condition()
-        self._threads: list[threading.Thread] = []
 
-    def run(self, num_readers: int) -> "_Ring":
-        """Start the readers; leaving the `with` block stops and joins them."""
-        self._threads = [
-            threading.Thread(target=self._read, name=f"shard-reader-{i}", daemon=True)
-            for i in range(min(num_readers, self._num_steps))
-        ]
-        return self
+class _Planner:
+    """Turns steps, counted from a state, into plans. For one thread at a time."""
 
-    def __enter__(self) -> "_Ring":
-        for thread in self._threads:
-            thread.start()
-        return self
+    def __init__(self, split: Split, order: Order, start: LoaderState, *, batch_size: int, rank: int, world_size: int):
+        self.num_steps = num_steps(order.num_samples, batch_size=batch_size, position=start.position)
+        self._split = split
+        self._order = order
+        self._start = start
+        self._batch_size = batch_size
+        self._rank = rank
+        self._world_size = world_size
+        self._window_start = 0
+        self._window = np.empty(0, dtype=np.int64)
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    def plan(self, step: int) -> _Plan:
+        """Look up the samples of a step in the order, and in the split where they are."""
+        num_samples, position = self._order.num_samples, self._start.position
+        where = step_slice(step, num_samples=num_samples, batch_size=self._batch_size, position=position)
+        batch = self._ordered(where.start, where.stop)
+        places = self._split.places(rank_share(batch, rank=self._rank, world_size=self._world_size))
+        rows = places.rows
+        facts: dict[str, Any] = {name: rows[name].astype(np.int64) for name in ("num_frames", "num_hops", "num_tokens")}
+        facts["present"] = present(rows)
+        facts["labels"] = {
+            labels.task: rows["labels"][:, task].astype(np.int64) for task, labels in enumerate(self._split.label_sets)
+        }
+        return _Plan(places=places, facts=facts, global_size=len(batch))
 
-    def stop(self) -> None:
-        """End the readers and wait for them."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
-
-    def take(self, step: int) -> int:
-        """Wait for a step's slot. A reader's exception is raised here, at once, even if batches before it are ready."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._stopped or step in self._filled or self._failure is not None)
-            if self._stopped:
-                raise RuntimeError("another iteration over the same loader began: this one cannot go on")
-            if self._failure is not None:
-                raise self._failure
-            return self._filled.pop(step)
-
-    def give_back(self, slot: int) -> None:
-        """Let the readers fill a slot again."""
-        with self._changed:
-            self._free.append(slot)
-            self._changed.notify_all()
-
-    def _read(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._free or self._stopped or self._next_step == self._num_steps)
-                if self._stopped or self._next_step == self._num_steps:
-                    return
-                slot = self._free.pop()
-                step = self._next_step
-                self._next_step += 1
-            try:
-                self._fill(step, slot)
-            except BaseException as exc:  # whatever it is belongs to the consumer, not to this thread
-                with self._changed:
-                    self._failure = exc
-                    self._changed.notify_all()
-                return
-            with self._changed:
-                self._filled[step] = slot
-                self._changed.notify_all()
+    def _ordered(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Return the samples at some places of the epoch, of which many are computed at a time."""
+        begin = start - self._window_start
+        if begin < 0 or stop > self._window_start + len(self._window):
+            end = min(max(stop, start + _WINDOW), self._order.num_samples)
+            self._window = self._order.samples(self._start.epoch, start, end)
+            self._window_start, begin = start, 0
+        return self._window[begin : begin + stop - start]

@@ -1,7 +1,8 @@
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 
 from shards.errors import ShardCorruptError
 from shards.loader import HostBatch, LoaderState, ShardLoader
-from shards.order import epoch_order
-from shards.reader import Split
+from shards.order import InOrder, Shuffled
+from shards.reader import Places, Split
+from shards.sampling import ClassBalanced
 from shards.schema import MELD_LABELS, MODALITIES, Sample
 from tests.samples import make_sample, make_spec, write_split
 
@@ -67,6 +69,19 @@ def copied(batch: HostBatch) -> Copied:
     )
 
 
+def make_loader(split: Split, *, shuffle: bool, seed: int = 0, **options: Any) -> ShardLoader:
+    order = Shuffled(len(split), seed) if shuffle else InOrder(len(split))
+    return ShardLoader(split, order=order, **options)
+
+
+def state_of(split: Split, *, shuffle: bool = True, seed: int = 0, epoch: int = 0, position: int = 0) -> LoaderState:
+    return LoaderState(
+        order=make_loader(split, shuffle=shuffle, seed=seed, batch_size=1).order.identity,
+        epoch=epoch,
+        position=position,
+    )
+
+
 def samples_of(batches: Sequence[Copied]) -> list[int]:
     return [sample for batch in batches for sample in batch[0]]
 
@@ -103,20 +118,20 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 class CountingSplit(Split):
-    """Counts the payloads that were asked for; for one reader, since `+=` is not atomic."""
+    """Counts the samples that were copied; for one reader, since `+=` is not atomic."""
 
-    num_payloads = 0
+    num_copied = 0
 
-    def array_payload(self, name: str, sample: int) -> NDArray[np.uint8]:
-        self.num_payloads += 1
-        return super().array_payload(name, sample)
+    def copy_arrays(self, places: Places, arrays: Mapping[str, NDArray[Any]]) -> None:
+        super().copy_arrays(places, arrays)
+        self.num_copied += len(places)
 
-    def wait_for_payloads(self, num_payloads: int) -> None:
-        wait_until(lambda: self.num_payloads >= num_payloads)
+    def wait_for_samples(self, num_copied: int) -> None:
+        wait_until(lambda: self.num_copied >= num_copied)
 
 
 class BrokenSplit(Split):
-    """Raises `exception` in place of a payload of sample `broken`, as soon as `may_break` is set."""
+    """Raises `exception` in place of copying sample `broken`, as soon as `may_break` is set."""
 
     def __init__(self, directory: Path, *, broken: int, exception: BaseException | None = None) -> None:
         super().__init__(directory)
@@ -125,26 +140,26 @@ class BrokenSplit(Split):
         self.may_break = threading.Event()
         self.may_break.set()
 
-    def array_payload(self, name: str, sample: int) -> NDArray[np.uint8]:
-        if sample == self.broken:
+    def copy_arrays(self, places: Places, arrays: Mapping[str, NDArray[Any]]) -> None:
+        if self.broken in places.samples:
             self.may_break.wait(PATIENCE_SECONDS)
             raise self.exception
-        return super().array_payload(name, sample)
+        super().copy_arrays(places, arrays)
 
 
 class StuckSplit(Split):
-    """Lets the first reader that asks for sample 1 wait until `release` is set, or for a while."""
+    """Lets the first reader that copies sample 1 wait until `release` is set, or for a while."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self.is_stuck = threading.Event()
         self.release = threading.Event()
 
-    def array_payload(self, name: str, sample: int) -> NDArray[np.uint8]:
-        if sample == 1 and not self.is_stuck.is_set():
+    def copy_arrays(self, places: Places, arrays: Mapping[str, NDArray[Any]]) -> None:
+        if 1 in places.samples and not self.is_stuck.is_set():
             self.is_stuck.set()
             self.release.wait(timeout=0.5)
-        return super().array_payload(name, sample)
+        super().copy_arrays(places, arrays)
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -153,25 +168,25 @@ class StuckSplit(Split):
 def test_batches_hold_all_fields_of_their_samples(
     split: Split, shuffle: bool, batch_size: int, num_readers: int, ring_size: int
 ) -> None:
-    loader = ShardLoader(
+    loader = make_loader(
         split, batch_size=batch_size, shuffle=shuffle, seed=5, num_readers=num_readers, ring_size=ring_size
     )
     seen = []
     for batch in loader:
         assert_batch_holds(batch, make_samples())
         seen += batch.samples.tolist()
-    assert seen == epoch_order(NUM_SAMPLES, seed=5, epoch=0, shuffle=shuffle).tolist()
+    assert seen == loader.order.samples(0, 0, NUM_SAMPLES).tolist()
 
 
 def test_every_sample_comes_once_per_epoch_and_epochs_differ(split: Split) -> None:
-    loader = ShardLoader(split, batch_size=3, shuffle=True)
+    loader = make_loader(split, batch_size=3, shuffle=True)
     epochs = [samples_of([copied(batch) for batch in loader]) for _ in range(3)]
     assert all(sorted(epoch) == list(range(NUM_SAMPLES)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
 def test_the_ragged_last_batch_of_an_evaluation_has_what_is_left_once(split: Split) -> None:
-    batches = [copied(batch) for batch in ShardLoader(split, batch_size=4, shuffle=False)]
+    batches = [copied(batch) for batch in make_loader(split, batch_size=4, shuffle=False)]
     assert [batch[0] for batch in batches] == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10)]
     assert [batch[1] for batch in batches] == [4, 4, 3]
 
@@ -179,12 +194,12 @@ def test_the_ragged_last_batch_of_an_evaluation_has_what_is_left_once(split: Spl
 @pytest.mark.parametrize("world_size", [1, 2, 7])
 def test_its_length_is_the_number_of_batches_on_every_rank(split: Split, world_size: int) -> None:
     for rank in range(world_size):
-        loader = ShardLoader(split, batch_size=4, shuffle=False, rank=rank, world_size=world_size)
+        loader = make_loader(split, batch_size=4, shuffle=False, rank=rank, world_size=world_size)
         assert len(loader) == len(list(loader)) == 3
 
 
 def test_a_rank_without_a_sample_of_the_last_batch_still_gets_it_empty(split: Split) -> None:
-    loader = ShardLoader(split, batch_size=10, shuffle=False, rank=4, world_size=5)
+    loader = make_loader(split, batch_size=10, shuffle=False, rank=4, world_size=5)
     sizes = [(batch.frames.shape, len(batch), batch.global_size) for batch in loader]
     assert sizes == [((2, *SPEC.video.shape), 2, 10), ((0, *SPEC.video.shape), 0, 1)]
 
@@ -213,10 +228,11 @@ def test_a_loader_stopped_anywhere_goes_on_with_exactly_the_batches_that_are_lef
     rank = (stop + epoch) % world_size
 
     def loader_at(state: LoaderState, *, session: int) -> ShardLoader:
-        loader = ShardLoader(
+        loader = make_loader(
             split,
             batch_size=batch_size,
             shuffle=shuffle,
+            seed=9,
             rank=rank,
             world_size=world_size,
             num_readers=readers[session],
@@ -225,7 +241,7 @@ def test_a_loader_stopped_anywhere_goes_on_with_exactly_the_batches_that_are_lef
         loader.seek(state)
         return loader
 
-    start = LoaderState(seed=9, epoch=epoch, position=0)
+    start = state_of(split, shuffle=shuffle, seed=9, epoch=epoch)
     stop = min(stop, len(loader_at(start, session=0)))  # one step more is the next epoch
     whole = [copied(batch) for batch in loader_at(start, session=0)]
     stopped = loader_at(start, session=0)
@@ -233,7 +249,7 @@ def test_a_loader_stopped_anywhere_goes_on_with_exactly_the_batches_that_are_lef
     resumed = loader_at(stopped.state(), session=1)
     assert begun + [copied(batch) for batch in resumed] == whole
     # Stopped after the last batch, the first session did not see the end of its epoch; the second one did.
-    assert resumed.state() == LoaderState(seed=9, epoch=epoch + 1, position=0)
+    assert resumed.state() == replace(start, epoch=epoch + 1)
 
 
 @settings(deadline=None, max_examples=30)
@@ -250,14 +266,16 @@ def test_a_run_goes_on_with_the_same_global_batches_on_another_number_of_ranks(
         """Return the global batches that the ranks have together, and where all of them stand."""
         shares, states = [], set()
         for rank in range(world_size):
-            loader = ShardLoader(split, batch_size=batch_size, shuffle=shuffle, rank=rank, world_size=world_size)
+            loader = make_loader(
+                split, batch_size=batch_size, shuffle=shuffle, seed=2, rank=rank, world_size=world_size
+            )
             loader.seek(state)
             shares.append([copied(batch) for batch in islice(loader, num_steps)])
             states.add(loader.state())
         [common] = states
         return [samples_of(step) for step in zip(*shares, strict=True)], common
 
-    start = LoaderState(seed=2, epoch=1, position=0)
+    start = state_of(split, shuffle=shuffle, seed=2, epoch=1)
     stop = min(stop, -(-NUM_SAMPLES // batch_size))  # one step more is the next epoch
     alone, _ = run(1, start, None)
     begun, state = run(worlds[0], start, stop)
@@ -266,42 +284,50 @@ def test_a_run_goes_on_with_the_same_global_batches_on_another_number_of_ranks(
 
 
 def test_the_state_is_the_place_after_the_batch_in_use(split: Split) -> None:
-    loader = ShardLoader(split, batch_size=4, shuffle=True, seed=3, rank=1, world_size=2)
+    loader = make_loader(split, batch_size=4, shuffle=True, seed=3, rank=1, world_size=2)
     positions = [loader.state().position]
     positions += [loader.state().position for _ in loader]
     assert positions == [0, 4, 8, 11]
-    assert loader.state() == LoaderState(seed=3, epoch=1, position=0)
+    assert loader.state() == state_of(split, seed=3, epoch=1)
 
 
 def test_a_loader_at_the_end_of_an_epoch_has_no_batch_left_and_moves_on(split: Split) -> None:
-    loader = ShardLoader(split, batch_size=4, shuffle=True)
-    loader.seek(LoaderState(seed=0, epoch=2, position=NUM_SAMPLES))
+    loader = make_loader(split, batch_size=4, shuffle=True)
+    loader.seek(state_of(split, epoch=2, position=NUM_SAMPLES))
     assert list(loader) == []
-    assert loader.state() == LoaderState(seed=0, epoch=3, position=0)
+    assert loader.state() == state_of(split, epoch=3)
     assert len(list(loader)) == 3
 
 
-def test_a_seek_takes_the_seed_and_the_epoch_of_its_state(split: Split) -> None:
-    loader = ShardLoader(split, batch_size=11, shuffle=True, seed=0)
-    loader.seek(LoaderState(seed=8, epoch=5, position=0))
+def test_a_seek_takes_the_epoch_of_its_state(split: Split) -> None:
+    loader = make_loader(split, batch_size=11, shuffle=True)
+    loader.seek(state_of(split, epoch=5))
     [batch] = [copied(batch) for batch in loader]
-    assert list(batch[0]) == epoch_order(NUM_SAMPLES, seed=8, epoch=5, shuffle=True).tolist()
+    assert list(batch[0]) == loader.order.samples(5, 0, NUM_SAMPLES).tolist()
 
 
-@pytest.mark.parametrize(
-    "state",
-    [
-        LoaderState(seed=0, epoch=0, position=NUM_SAMPLES + 1),
-        LoaderState(seed=0, epoch=0, position=-1),
-        LoaderState(seed=0, epoch=-1, position=0),
-        LoaderState(seed=-1, epoch=0, position=0),
-    ],
-)
-def test_a_place_outside_the_split_is_refused_and_changes_nothing(split: Split, state: LoaderState) -> None:
-    loader = ShardLoader(split, batch_size=4, shuffle=True)
-    with pytest.raises(ValueError, match="no place in a split of 11 samples"):
-        loader.seek(state)
-    assert loader.state() == LoaderState(seed=0, epoch=0, position=0)
+@pytest.mark.parametrize("wrong", [{"position": NUM_SAMPLES + 1}, {"position": -1}, {"epoch": -1}], ids=str)
+def test_a_place_outside_the_epoch_is_refused_and_changes_nothing(split: Split, wrong: dict[str, int]) -> None:
+    loader = make_loader(split, batch_size=4, shuffle=True)
+    with pytest.raises(ValueError, match="no place in an epoch of 11 samples"):
+        loader.seek(state_of(split, **wrong))
+    assert loader.state() == state_of(split)
+
+
+def test_a_place_in_another_order_is_refused_and_changes_nothing(split: Split) -> None:
+    loader = make_loader(split, batch_size=4, shuffle=True)
+    for state in (state_of(split, seed=1), state_of(split, shuffle=False)):
+        with pytest.raises(ValueError, match="another order than this one: shuffled, of 11, seed 0"):
+            loader.seek(state)
+    assert loader.state() == state_of(split)
+
+
+def test_an_order_that_repeats_samples_is_followed(split: Split) -> None:
+    order = ClassBalanced(split.rows["labels"][:, 0].astype(np.int64), seed=1)
+    loader = ShardLoader(split, order=order, batch_size=4, num_readers=2)
+    for epoch in range(2):
+        batches = [copied(batch) for batch in loader]
+        assert samples_of(batches) == order.samples(epoch, 0, NUM_SAMPLES).tolist()
 
 
 @pytest.mark.parametrize(
@@ -313,7 +339,6 @@ def test_a_place_outside_the_split_is_refused_and_changes_nothing(split: Split, 
         {"rank": -1},
         {"rank": 2, "world_size": 2},
         {"world_size": 0},
-        {"seed": -1},
     ],
     ids=str,
 )
@@ -321,11 +346,11 @@ def test_a_count_out_of_range_is_refused_with_its_value(split: Split, wrong: dic
     arguments: dict[str, Any] = {"batch_size": 4, "shuffle": True, **wrong}
     name, value = next(iter(wrong.items()))
     with pytest.raises(ValueError, match=rf"{name}={value}\b"):
-        ShardLoader(split, **arguments)
+        make_loader(split, **arguments)
 
 
 def test_the_memory_of_the_ring_is_used_again(split: Split) -> None:
-    loader = ShardLoader(split, batch_size=1, shuffle=True, ring_size=3, num_readers=2)
+    loader = make_loader(split, batch_size=1, shuffle=True, ring_size=3, num_readers=2)
     addresses = [batch.frames.ctypes.data for _ in range(3) for batch in loader]
     assert len(addresses) == 3 * NUM_SAMPLES
     assert len(set(addresses)) <= 3
@@ -338,7 +363,7 @@ def test_memory_is_made_once_per_array_and_slot_as_large_as_the_largest_share(sp
         made.append((shape, dtype.str))
         return np.empty(shape, dtype)
 
-    loader = ShardLoader(split, batch_size=5, shuffle=True, world_size=2, ring_size=3, allocate=allocate)
+    loader = make_loader(split, batch_size=5, shuffle=True, world_size=2, ring_size=3, allocate=allocate)
     assert made == []
     for _ in range(3):
         assert len(list(loader)) == 3
@@ -347,13 +372,13 @@ def test_memory_is_made_once_per_array_and_slot_as_large_as_the_largest_share(sp
 
 def test_a_batch_stays_as_it_is_until_the_next_is_asked_for(directory: Path) -> None:
     split = CountingSplit(directory)
-    batches = iter(ShardLoader(split, batch_size=2, shuffle=True, ring_size=3))
+    batches = iter(make_loader(split, batch_size=2, shuffle=True, ring_size=3))
     for step in range(3):
         batch = next(batches)
         num_ahead = min(2 * (step + 3), NUM_SAMPLES)  # samples in all three slots, the one in use included
-        split.wait_for_payloads(3 * num_ahead)
+        split.wait_for_samples(num_ahead)
         time.sleep(0.005)  # a reader that goes further than it may would do it now
-        assert split.num_payloads == 3 * num_ahead
+        assert split.num_copied == num_ahead
         assert_batch_holds(batch, make_samples())
 
 
@@ -361,7 +386,7 @@ def test_a_batch_stays_as_it_is_until_the_next_is_asked_for(directory: Path) -> 
 def test_breaking_out_leaves_no_thread_and_the_loader_goes_on_after_the_batch_in_use(
     split: Split, num_readers: int
 ) -> None:
-    loader = ShardLoader(split, batch_size=2, shuffle=False, num_readers=num_readers)
+    loader = make_loader(split, batch_size=2, shuffle=False, num_readers=num_readers)
     for batch in loader:
         if 2 in batch.samples:
             break
@@ -370,7 +395,7 @@ def test_breaking_out_leaves_no_thread_and_the_loader_goes_on_after_the_batch_in
 
 
 def test_an_exception_in_the_loop_leaves_no_thread_and_the_loader_goes_on(split: Split) -> None:
-    loader = ShardLoader(split, batch_size=2, shuffle=False, num_readers=2)
+    loader = make_loader(split, batch_size=2, shuffle=False, num_readers=2)
 
     def consume() -> None:
         for batch in loader:
@@ -384,7 +409,7 @@ def test_an_exception_in_the_loop_leaves_no_thread_and_the_loader_goes_on(split:
 
 
 def test_a_finished_epoch_leaves_no_thread(split: Split) -> None:
-    assert len(list(ShardLoader(split, batch_size=1, shuffle=False, num_readers=5))) == NUM_SAMPLES
+    assert len(list(make_loader(split, batch_size=1, shuffle=False, num_readers=5))) == NUM_SAMPLES
     assert reader_threads() == []
 
 
@@ -397,7 +422,7 @@ def test_an_exception_of_a_reader_reaches_the_loop_as_it_is(
 ) -> None:
     split = BrokenSplit(directory, broken=6, exception=exception)
     with pytest.raises(type(exception)) as caught:
-        list(ShardLoader(split, batch_size=2, shuffle=False, num_readers=num_readers))
+        list(make_loader(split, batch_size=2, shuffle=False, num_readers=num_readers))
     assert caught.value is exception
     assert reader_threads() == []
 
@@ -405,7 +430,7 @@ def test_an_exception_of_a_reader_reaches_the_loop_as_it_is(
 def test_an_exception_of_a_reader_comes_before_batches_that_are_ready(directory: Path) -> None:
     split = BrokenSplit(directory, broken=3)
     split.may_break.clear()
-    batches = iter(ShardLoader(split, batch_size=1, shuffle=False, ring_size=5))
+    batches = iter(make_loader(split, batch_size=1, shuffle=False, ring_size=5))
     assert next(batches).samples.tolist() == [0]
     split.may_break.set()
     wait_until(lambda: not reader_threads())  # the only reader filled 1 and 2, and died of 3
@@ -415,7 +440,7 @@ def test_an_exception_of_a_reader_comes_before_batches_that_are_ready(directory:
 
 def test_a_loader_goes_on_once_the_trouble_of_its_reader_is_over(directory: Path) -> None:
     split = BrokenSplit(directory, broken=6)
-    loader = ShardLoader(split, batch_size=2, shuffle=False)
+    loader = make_loader(split, batch_size=2, shuffle=False)
     seen: list[int] = []
 
     def consume() -> None:
@@ -436,12 +461,12 @@ def test_a_shard_cut_after_the_split_was_opened_is_the_error_of_the_loop(tmp_pat
     shard = tmp_path / "train" / index.shards[1].name
     shard.write_bytes(shard.read_bytes()[:-512])
     with pytest.raises(ShardCorruptError, match=shard.name):
-        list(ShardLoader(split, batch_size=2, shuffle=False, num_readers=2))
+        list(make_loader(split, batch_size=2, shuffle=False, num_readers=2))
 
 
 def test_a_second_iteration_is_not_disturbed_by_one_that_was_left_open(directory: Path) -> None:
     split = StuckSplit(directory)
-    loader = ShardLoader(split, batch_size=1, shuffle=False, ring_size=2)
+    loader = make_loader(split, batch_size=1, shuffle=False, ring_size=2)
     left_open = iter(loader)
     next(left_open)
     assert split.is_stuck.wait(PATIENCE_SECONDS)  # its reader is about to fill the other slot with sample 1

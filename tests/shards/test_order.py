@@ -1,84 +1,135 @@
-from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shards.order import epoch_order, num_steps, rank_share, step_slice
+from shards.order import BlockShuffled, InOrder, Order, Shuffled, num_steps, rank_share, step_slice
 
 NUM_SAMPLES = st.integers(1, 300)
 BATCH_SIZE = st.integers(1, 50)
 WORLD_SIZE = st.integers(1, 9)
 SEED = st.integers(0, 2**64 - 1)
 EPOCH = st.integers(0, 1000)
+SHARD_SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=20).map(tuple)
 
 
-def philox_keys(num_keys: int, *, seed: int, epoch: int) -> list[int]:
-    """Write out Philox4x64-10 in plain integers, counting from 1: what NumPy's generator is to give.
+@st.composite
+def orders(draw: st.DrawFn) -> Order:
+    """Any order that has each sample once."""
+    seed = draw(SEED)
+    sizes = draw(SHARD_SIZES)
+    return draw(
+        st.sampled_from(
+            [InOrder(sum(sizes)), Shuffled(sum(sizes), seed), BlockShuffled(sizes, seed, draw(st.integers(1, 5)))]
+        )
+    )
 
-    Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC11, and the constants of Random123.
-    """
-    mask = 2**64 - 1
-    keys: list[int] = []
-    for count in range(1, -(-num_keys // 4) + 1):
-        a, b, c, d = count, 0, 0, 0
-        k0, k1 = seed, epoch
-        for _ in range(10):
-            left, right = 0xD2E7470EE14C6C93 * a, 0xCA5A826395121157 * c
-            a, b, c, d = (right >> 64) ^ b ^ k0, right & mask, (left >> 64) ^ d ^ k1, left & mask
-            k0, k1 = (k0 + 0x9E3779B97F4A7C15) & mask, (k1 + 0xBB67AE8584CAA73B) & mask
-        keys += [a, b, c, d]
-    return keys[:num_keys]
+
+def whole(order: Order, epoch: int = 0) -> list[int]:
+    return order.samples(epoch, 0, order.num_samples).tolist()
 
 
 @settings(deadline=None)
-@given(num_samples=NUM_SAMPLES, seed=SEED, epoch=EPOCH, shuffle=st.booleans())
-def test_an_epoch_has_each_sample_exactly_once(num_samples: int, seed: int, epoch: int, shuffle: bool) -> None:
-    order = epoch_order(num_samples, seed=seed, epoch=epoch, shuffle=shuffle)
-    assert order.dtype == np.int64
-    assert sorted(order.tolist()) == list(range(num_samples))
+@given(order=orders(), epoch=EPOCH)
+def test_an_epoch_has_each_sample_exactly_once(order: Order, epoch: int) -> None:
+    samples = order.samples(epoch, 0, order.num_samples)
+    assert samples.dtype == np.int64
+    assert sorted(samples.tolist()) == list(range(order.num_samples))
 
 
-def test_without_shuffle_the_order_is_the_one_of_the_shards() -> None:
-    assert epoch_order(5, seed=3, epoch=2, shuffle=False).tolist() == [0, 1, 2, 3, 4]
+@settings(deadline=None)
+@given(order=orders(), epoch=EPOCH, data=st.data())
+def test_a_part_of_an_epoch_is_what_the_whole_has_there(order: Order, epoch: int, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, order.num_samples), label="start")
+    stop = data.draw(st.integers(start, order.num_samples), label="stop")
+    assert order.samples(epoch, start, stop).tolist() == whole(order, epoch)[start:stop]
+
+
+def test_in_order_is_the_order_of_the_shards_in_every_epoch() -> None:
+    assert whole(InOrder(5), 0) == whole(InOrder(5), 3) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
     ("seed", "epoch", "expected"),
     [
-        (0, 0, [0, 2, 11, 9, 1, 8, 5, 4, 3, 10, 6, 7]),
-        (0, 1, [5, 3, 7, 8, 11, 2, 4, 1, 10, 0, 6, 9]),
-        (7, 0, [8, 4, 1, 6, 3, 2, 11, 7, 5, 9, 10, 0]),
-        (2**64 - 1, 3, [3, 2, 8, 0, 1, 10, 6, 11, 9, 5, 4, 7]),
+        (0, 0, [1, 5, 8, 6, 9, 2, 0, 7, 3, 11, 10, 4]),
+        (0, 1, [2, 5, 0, 6, 11, 8, 3, 10, 7, 4, 9, 1]),
+        (2**64 - 1, 3, [2, 8, 7, 0, 4, 5, 3, 1, 11, 10, 9, 6]),
     ],
 )
-def test_the_order_is_the_one_that_checkpoints_were_made_with(seed: int, epoch: int, expected: list[int]) -> None:
-    assert epoch_order(12, seed=seed, epoch=epoch, shuffle=True).tolist() == expected
+def test_the_shuffled_order_is_the_one_that_checkpoints_were_made_with(
+    seed: int, epoch: int, expected: list[int]
+) -> None:
+    assert whole(Shuffled(12, seed), epoch) == expected
 
 
-@settings(deadline=None, max_examples=30)
-@given(num_samples=st.integers(1, 40), seed=SEED, epoch=EPOCH)
-def test_the_order_is_that_of_philox_keys_computed_by_hand(num_samples: int, seed: int, epoch: int) -> None:
-    keys = philox_keys(num_samples, seed=seed, epoch=epoch)
-    expected = sorted(range(num_samples), key=keys.__getitem__)
-    assert epoch_order(num_samples, seed=seed, epoch=epoch, shuffle=True).tolist() == expected
+def test_the_order_of_blocks_is_the_one_that_checkpoints_were_made_with() -> None:
+    assert whole(BlockShuffled((3, 2, 4, 1, 2), seed=5, shards_per_block=2), 1) == [
+        10,
+        7,
+        8,
+        5,
+        6,
+        11,
+        4,
+        3,
+        1,
+        0,
+        2,
+        9,
+    ]
 
 
-def test_seeds_and_epochs_have_orders_of_their_own() -> None:
+@pytest.mark.parametrize("make", [lambda seed: Shuffled(50, seed), lambda seed: BlockShuffled((5,) * 10, seed, 2)])
+def test_seeds_and_epochs_have_orders_of_their_own(make: Callable[[int], Order]) -> None:
     pairs = [(seed, epoch) for seed in range(8) for epoch in range(8)]
-    orders = {tuple(epoch_order(50, seed=seed, epoch=epoch, shuffle=True)) for seed, epoch in pairs}
-    assert len(orders) == len(pairs)
+    found = {tuple(whole(make(seed), epoch)) for seed, epoch in pairs}
+    assert len(found) == len(pairs)
 
 
-def test_every_sample_comes_at_every_place_about_equally_often() -> None:
-    places = Counter(
-        (place, int(sample))
-        for epoch in range(2500)
-        for place, sample in enumerate(epoch_order(5, seed=1, epoch=epoch, shuffle=True))
-    )
-    assert len(places) == 25
-    assert all(400 < count < 600 for count in places.values())  # 500 expected, its standard deviation is 20
+@settings(deadline=None)
+@given(sizes=SHARD_SIZES, seed=SEED, epoch=EPOCH, shards_per_block=st.integers(1, 5))
+def test_a_block_has_the_samples_of_its_shards_and_of_no_other(
+    sizes: tuple[int, ...], seed: int, epoch: int, shards_per_block: int
+) -> None:
+    order = BlockShuffled(sizes, seed, shards_per_block)
+    shards = order.shards(epoch).tolist()
+    first = np.cumsum([0, *sizes])
+    samples = whole(order, epoch)
+    assert sorted(shards) == list(range(len(sizes)))
+    for start in range(0, len(shards), shards_per_block):
+        block = [
+            sample
+            for shard in shards[start : start + shards_per_block]
+            for sample in range(first[shard], first[shard + 1])
+        ]
+        taken, samples = samples[: len(block)], samples[len(block) :]
+        assert sorted(taken) == sorted(block)
+    assert samples == []
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_out_of_range_is_refused(seed: int) -> None:
+    with pytest.raises(ValueError, match=f"got {seed}"):
+        Shuffled(3, seed)
+    with pytest.raises(ValueError, match=f"got {seed}"):
+        BlockShuffled((3,), seed)
+
+
+def test_a_block_of_no_shards_is_refused() -> None:
+    with pytest.raises(ValueError, match="shards_per_block must be at least 1, got 0"):
+        BlockShuffled((3,), 0, 0)
+
+
+def test_all_that_decides_an_order_is_in_its_identity() -> None:
+    different: list[Order] = [
+        InOrder(12), InOrder(13), Shuffled(12, 0), Shuffled(12, 1), Shuffled(13, 0), BlockShuffled((6, 6), 0, 1),
+        BlockShuffled((6, 6), 0, 2), BlockShuffled((6, 6), 1, 1), BlockShuffled((6, 5), 0, 1),
+        BlockShuffled((5, 6), 0, 1),
+    ]  # fmt: skip
+    assert len({order.identity for order in different}) == len(different)
 
 
 @settings(deadline=None)
@@ -87,7 +138,7 @@ def test_the_steps_cut_what_is_left_of_an_epoch_without_gap_or_overlap(
     num_samples: int, batch_size: int, data: st.DataObject
 ) -> None:
     position = data.draw(st.integers(0, num_samples), label="position")
-    order = epoch_order(num_samples, seed=0, epoch=0, shuffle=True)
+    order = np.array(whole(Shuffled(num_samples, 0)))
     steps = num_steps(num_samples, batch_size=batch_size, position=position)
     batches = [
         order[step_slice(step, num_samples=num_samples, batch_size=batch_size, position=position)]
@@ -104,7 +155,7 @@ def test_the_steps_cut_what_is_left_of_an_epoch_without_gap_or_overlap(
 def test_ranks_share_each_global_batch_in_order_for_any_world_size(
     num_samples: int, batch_size: int, world_size: int
 ) -> None:
-    order = epoch_order(num_samples, seed=0, epoch=0, shuffle=True)
+    order = np.array(whole(Shuffled(num_samples, 0)))
     for step in range(num_steps(num_samples, batch_size=batch_size)):
         batch = order[step_slice(step, num_samples=num_samples, batch_size=batch_size)]
         shares = [rank_share(batch, rank=rank, world_size=world_size) for rank in range(world_size)]
