@@ -24,7 +24,6 @@ from shards.codec import ARRAY_MEMBERS, array_shapes
 from shards.loader import ShardLoader
 from shards.order import Shuffled
 from shards.reader import Split
-RING=3
 from tests.samples import make_sample, make_spec, write_split
 
 
@@ -45,7 +44,7 @@ def copy_limit(split: Split, batch_size: int) -> Iterator[int]:
 
 def ours(split: Split, batch_size: int, *, num_readers: int) -> Iterator[int]:
     """Iterate one shuffled epoch of the loader."""
-    for batch in ShardLoader(split, order=Shuffled(len(split), 0), batch_size=batch_size, num_readers=num_readers, ring_size=RING):
+    for batch in ShardLoader(split, order=Shuffled(len(split), 0), batch_size=batch_size, num_readers=num_readers):
         yield len(batch)
 
 

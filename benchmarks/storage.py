@@ -25,8 +25,9 @@ from preprocess.build import feature_spec
 from preprocess.config import PreprocessConfig
 from preprocess.extract import extract
 from preprocess.text import learn_tokenizer
-from shards.index import Index, write_index
+from shards.finish import finish_split
 from shards.loader import ShardLoader
+from shards.order import Shuffled
 from shards.reader import Split
 from shards.schema import MELD_LABELS, PRESENT, FeatureSpec, Sample, SampleMeta, Source
 from shards.strip import decode_strip, encode_strip
@@ -127,12 +128,12 @@ def _write(directory: Path, frames: list[NDArray[np.uint8]], spec: FeatureSpec) 
         label_sets=MELD_LABELS,
         origin=lambda: Origin(rows_sha256="", inputs_sha256="", fingerprints={}, sources={}),
     )
-    write_index(directory, Index(split="train", spec=spec, label_sets=MELD_LABELS, shards=(info,)))
+    finish_split(directory, split="train", spec=spec, label_sets=MELD_LABELS, shards=(info,))
     return Split(directory)
 
 
 def _samples_per_second(split: Split) -> float:
-    loader = ShardLoader(split, batch_size=_BATCH_SIZE, shuffle=True, num_readers=1)
+    loader = ShardLoader(split, order=Shuffled(len(split), 0), batch_size=_BATCH_SIZE)
     for _ in loader:  # the memory of the ring is new, and the pages of the file may be
         pass
     start = time.perf_counter()

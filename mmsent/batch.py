@@ -3,7 +3,7 @@
 Shape letters: B batch, C channels, T frames, H height, W width, M mel bins, S hops, L tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,13 +47,24 @@ class Batch:
     def __len__(self) -> int:
         return len(self.num_hops)
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield all that is on the device."""
+        yield from (self.frames, self.logmel, self.num_hops, self.tokens, self.token_mask)
+        yield from self.rows.values()
+        yield from self.labels.values()
 
-def to_device(host: HostBatch, device: torch.device) -> Batch:
-    """Move a batch of the loader to a device. On a CPU the large arrays are shared, not copied."""
+
+def to_device(host: HostBatch, device: torch.device, *, non_blocking: bool = False) -> Batch:
+    """Move a batch of the loader to a device. On a CPU the large arrays are shared, not copied.
+
+    Args:
+        host: Its memory is filled again as soon as the next batch is asked for.
+        device: Where to.
+        non_blocking: Return before it is there; the caller then sees to it that `host` lives so long.
+    """
 
     def move(array: NDArray[Any]) -> Tensor:
-        # Blocking: the loader fills this memory again as soon as the next batch is asked for.
-        return torch.from_numpy(array).to(device)
+        return torch.from_numpy(array).to(device, non_blocking=non_blocking)
 
     length = max(1, int(host.num_tokens.max(initial=0)))  # never the padded length: it costs 9 times the tokens
     return Batch(

@@ -6,10 +6,11 @@ from typing import Any, Literal, Self, get_args
 
 from shards.schema import DEFAULT_TEXT_ENCODER, MODALITIES, SCRATCH, Modality
 
-__all__ = ["ClassWeights", "ModelConfig", "Precision", "TrainConfig"]
+__all__ = ["ClassWeights", "ModelConfig", "OrderKind", "Precision", "TrainConfig"]
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 ClassWeights = Literal["none", "sqrt", "inverse"]
+OrderKind = Literal["shuffle", "block-shuffle", "class-balanced", "class-weighted", "length-bucketed"]
 
 
 class _Plain:
@@ -99,13 +100,22 @@ class TrainConfig(_Plain):
     """Of the forward pass: `auto` takes bf16 on a GPU that computes in it, fp16 on another, and fp32 on a CPU."""
     seed: int = 0
     """Of the weights, the order of samples and dropout."""
-    num_readers: int = 1
+    order: OrderKind = "shuffle"
+    """Of the training samples: `shuffle`, each once in random order; `block-shuffle`, the same within blocks of shards,
+    for shards behind a network or on a slow disk; `class-balanced`, every class of the first task equally often;
+    `class-weighted`, by the square root of its frequency; `length-bucketed`, batches of texts of like length."""
+    shards_per_block: int = 8
+    """With `block-shuffle`: how many shards are mixed."""
+    num_readers: int = 2
     """Threads that fill batches; they do not change any."""
+    check: bool = False
+    """Compare every sample with its CRC-32 when it is read."""
     checkpoint_steps: int = 500
     """Steps between two saves within an epoch; each epoch ends with one."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_epochs", "num_readers", "checkpoint_steps", "early_stopping_patience"):
+        counts = ("batch_size", "max_epochs", "num_readers", "checkpoint_steps", "early_stopping_patience")
+        for name in (*counts, "shards_per_block"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("learning_rate", "encoder_learning_rate", "max_grad_norm"):
@@ -117,5 +127,7 @@ class TrainConfig(_Plain):
             )
         if self.class_weights not in get_args(ClassWeights) or self.precision not in get_args(Precision):
             raise ValueError(f"unknown class_weights {self.class_weights!r} or precision {self.precision!r}")
+        if self.order not in get_args(OrderKind):
+            raise ValueError(f"unknown order {self.order!r}, known are {', '.join(get_args(OrderKind))}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmsent.batch import to_device
+from mmsent.feed import DeviceFeed
 from mmsent.metrics import TaskScore, score_task
 from mmsent.model import MultimodalModel
 from mmsent.precision import ResolvedPrecision, autocast
@@ -55,8 +55,7 @@ def predict(
     logits: dict[str, list[Tensor]] = {}
     labels: dict[str, list[Tensor]] = {}
     with torch.inference_mode():
-        for host in loader:
-            batch = to_device(host, device)
+        for batch in DeviceFeed(loader, device):
             with autocast(precision, device):
                 outputs = model(batch)
             for task, output in outputs.items():

@@ -17,6 +17,7 @@ from mmsent.trainer import BEST, EpochResult
 from shards.errors import ShardError, describe
 from shards.index import publish, split_directories
 from shards.loader import ShardLoader
+from shards.order import InOrder
 from shards.reader import Split
 
 __all__ = ["Evaluation", "evaluate_run"]
@@ -76,7 +77,7 @@ def evaluate_run(shards: Path, run: Path, *, split: str) -> Evaluation:
     device = choose_device()
     trained_in = checkpoint.train_config.precision
     precision = resolve_precision("auto" if trained_in == "fp16" and device.type == "cpu" else trained_in, device)
-    loader = ShardLoader(samples, batch_size=checkpoint.train_config.batch_size, shuffle=False)
+    loader = ShardLoader(samples, order=InOrder(len(samples)), batch_size=checkpoint.train_config.batch_size)
     predictions = predict(restore_model(checkpoint).to(device), loader, device=device, precision=precision)
     epochs = [EpochResult(**item) for item in checkpoint.state["history"]]
     evaluation = Evaluation(

@@ -18,7 +18,7 @@ __all__ = ["train"]
 
 _LOG = logging.getLogger(__name__)
 
-_FREE_TO_CHANGE = ("max_epochs", "num_readers", "checkpoint_steps", "early_stopping_patience")
+_FREE_TO_CHANGE = ("max_epochs", "num_readers", "check", "checkpoint_steps", "early_stopping_patience")
 """What may differ when a run goes on: none of it changes a step that was already made or the next one."""
 
 

@@ -18,17 +18,20 @@ from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from mmsent.batch import Batch, allocate_pinned, to_device
+from mmsent.batch import Batch, allocate_pinned
 from mmsent.checkpoint import Checkpoint, restore_model, save_checkpoint
 from mmsent.config import ModelConfig, TrainConfig
 from mmsent.errors import TrainingError
 from mmsent.evaluate import predict, score
+from mmsent.feed import DeviceFeed
 from mmsent.model import MultimodalModel
+from mmsent.ordering import training_order
 from mmsent.precision import ResolvedPrecision, autocast, choose_device, resolve_precision
 from mmsent.statistics import class_weights, logmel_statistics
 from shards.errors import describe
 from shards.index import publish
 from shards.loader import LoaderState, ShardLoader
+from shards.order import InOrder
 from shards.reader import Split
 
 __all__ = ["BEST", "LAST", "EpochResult", "StepInfo", "TrainResult", "Trainer"]
@@ -94,14 +97,20 @@ class Trainer:
         allocate = allocate_pinned if self.device.type == "cuda" else np.empty
         self._loader = ShardLoader(
             train_split,
+            order=training_order(train_split, train_config),
             batch_size=train_config.batch_size,
-            shuffle=True,
-            seed=train_config.seed,
             num_readers=train_config.num_readers,
+            check=train_config.check,
             allocate=allocate,
         )
+        self._feed = DeviceFeed(self._loader, self.device)
         self._dev_loader = ShardLoader(
-            dev_split, batch_size=train_config.batch_size, shuffle=False, num_readers=train_config.num_readers
+            dev_split,
+            order=InOrder(len(dev_split)),
+            batch_size=train_config.batch_size,
+            num_readers=train_config.num_readers,
+            check=train_config.check,
+            allocate=allocate,
         )
         groups = model.parameter_groups(
             learning_rate=train_config.learning_rate, encoder_learning_rate=train_config.encoder_learning_rate
@@ -160,18 +169,18 @@ class Trainer:
     def _train_epoch(self, on_step: Callable[[StepInfo], None]) -> None:
         """Make the steps that are left of the current epoch."""
         self.model.train()
-        num_steps = len(self._loader)
-        batches = iter(self._loader)
+        num_steps = len(self._feed)
+        batches = iter(self._feed)
         clock = time.perf_counter()
         while True:
             asked = time.perf_counter()
-            host = next(batches, None)
-            if host is None:
+            batch = next(batches, None)
+            if batch is None:
                 break
             self._sums.wait_seconds += time.perf_counter() - asked
-            loss = self._step(to_device(host, self.device))
-            self._sums.loss += loss * len(host)
-            self._sums.num_samples += len(host)
+            loss = self._step(batch)
+            self._sums.loss += loss * len(batch)
+            self._sums.num_samples += len(batch)
             self._check_finite(loss)
             now = time.perf_counter()
             self._sums.seconds += now - clock
@@ -251,7 +260,7 @@ class Trainer:
             if self.device.type == "cuda":
                 tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
             state |= {
-                "loader": asdict(self._loader.state()),
+                "loader": asdict(self._feed.state()),
                 "sums": asdict(self._sums),
                 "param_groups": optimizer["param_groups"],
                 "scheduler": self._scheduler.state_dict(),
@@ -288,7 +297,7 @@ class Trainer:
         self._optimizer.load_state_dict({"state": slots, "param_groups": state["param_groups"]})
         self._scheduler.load_state_dict(state["scheduler"])
         self._scaler.load_state_dict(state["scaler"])
-        self._loader.seek(LoaderState(**state["loader"]))
+        self._feed.seek(LoaderState(**state["loader"]))
         self._sums = _Sums(**state["sums"])
         self._history = [EpochResult(**item) for item in state["history"]]
         torch.set_rng_state(last.tensors["rng.cpu"])

@@ -198,7 +198,7 @@ class ShardLoader:
             self.split.check_arrays(places, arrays)
 
     def _batch(self, plan: "_Plan", slot: int) -> HostBatch:
-        arrays = {name: array[: len(plan.places)] for name, array in self._slots[slot].items()}
+        arrays: dict[str, Any] = {name: array[: len(plan.places)] for name, array in self._slots[slot].items()}
         return HostBatch(**arrays, **plan.facts, samples=plan.places.samples, global_size=plan.global_size)
 
 

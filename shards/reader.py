@@ -4,12 +4,9 @@ Shape letters: T frames, H height, W width, M mel bins, S hops, L tokens.
 """
 
 import hashlib
-import mmap
-import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +15,12 @@ from numpy.typing import NDArray
 
 from shards.codec import ARRAY_MEMBERS, array_shapes, decode_meta, decode_sample, npy_header, pixels
 from shards.errors import ShardCorruptError, ShardError, describe
-from shards.index import Index, ShardInfo, read_index, read_sidecar
+from shards.index import Index, read_index
+from shards.maps import LocalShards, check_size, copy_bytes
 from shards.schema import MODALITIES, FeatureSpec, LabelSet, Sample, SampleMeta
+from shards.table import read_table
 
-__all__ = ["Places", "Split", "map_file", "present", "read_split"]
-
-_MAX_MAPPED = 128
-"""Shards open at a time: far below the 256 to 1,024 files that systems allow a process."""
+__all__ = ["Places", "Split", "present", "read_split"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,7 +51,7 @@ class Split:
     Attributes:
         directory: The split's folder.
         index: What the folder holds.
-        rows: `(num_samples,)` of `shards.index.sidecar_dtype`, all shards together.
+        rows: `(num_samples,)` of `shards.table.row_dtype`, read-only and mapped: the samples table.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -63,22 +59,21 @@ class Split:
 
         Raises:
             ShardError: if it has no index, or another format version.
-            ShardCorruptError: if a shard or sidecar is missing or has another size than the index says.
+            ShardCorruptError: if a shard is missing or has another size than the index says, or if the samples table is
+                not the one that was written.
         """
         self.directory = directory
         self.index: Index = read_index(directory)
-        for shard in self.index.shards:
-            _check_size(directory / shard.name, shard)
-        num_tasks = len(self.index.label_sets)
-        sidecars = [read_sidecar(directory, shard, num_tasks=num_tasks) for shard in self.index.shards]
-        if not sidecars or not sum(map(len, sidecars)):
+        self._files = LocalShards(directory, self.index.shards)
+        if not self.index.num_samples:
             raise ShardError(describe("the split has no samples", file=directory, then="check the annotations"))
-        self.rows: NDArray[Any] = np.concatenate(sidecars)
-        self._starts = np.cumsum([0, *map(len, sidecars)])
-        # Bounded, because each map holds a file descriptor; a view of a map that was dropped keeps it alive.
-        self._mapped = lru_cache(_MAX_MAPPED)(self._map)
-        self._signatures: dict[int, _Signature | None] = {}
-        self._paths = [str(directory / shard.name) for shard in self.index.shards]
+        self.rows: NDArray[Any] = read_table(
+            directory,
+            sha256=self.index.samples_sha256,
+            num_samples=self.index.num_samples,
+            num_tasks=len(self.index.label_sets),
+        )
+        self._starts = np.cumsum([0, *(shard.num_samples for shard in self.index.shards)])
         self._array_bytes = {
             name: int(np.prod(shape)) * ARRAY_MEMBERS[name].itemsize for name, shape in array_shapes(self.spec).items()
         }
@@ -93,7 +88,7 @@ class Split:
 
     @property
     def label_sets(self) -> tuple[LabelSet, ...]:
-        """Tasks and their label names, in the order of the sidecar's `labels`."""
+        """Tasks and their label names, in the order of the rows' `labels`."""
         return self.index.label_sets
 
     def label_counts(self) -> dict[str, dict[str, int]]:
@@ -139,7 +134,7 @@ class Split:
         """
         shards = np.searchsorted(self._starts, samples, side="right") - 1
         for number in np.unique(shards).tolist():
-            self._check_unchanged(number)
+            self._files.check_unchanged(number)
         return Places(samples=samples, rows=self.rows[samples], shards=shards)
 
     def copy_arrays(self, places: Places, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -154,7 +149,7 @@ class Split:
         Raises:
             ShardCorruptError: if a JPEG cannot be decoded.
         """
-        shards = [self._mapped(number) for number in places.shards.tolist()]
+        shards = [self._files.bytes_of(number) for number in places.shards.tolist()]
         for name, array in arrays.items():
             if name == "frames" and self.spec.video.storage == "jpeg":
                 self._decode_frames(places, array)
@@ -163,7 +158,7 @@ class Split:
             offsets = places.rows[f"{name}_offset"].tolist()
             copies = array.reshape(-1).view(np.uint8).reshape(len(array), size)
             for shard, offset, copy in zip(shards, offsets, copies, strict=True):
-                _copy_bytes(shard[offset : offset + size], copy)
+                copy_bytes(shard[offset : offset + size], copy)
 
     def check_arrays(self, places: Places, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Compare what `copy_arrays` copied with the CRC-32 of each sample.
@@ -226,7 +221,7 @@ class Split:
         """
         for number, shard in enumerate(self.index.shards):
             path = self.directory / shard.name
-            _check_size(path, shard)
+            check_size(path, shard)
             with path.open("rb") as file:
                 for sample in range(int(self._starts[number]), int(self._starts[number + 1])):
                     file.seek(int(self.rows["json_offset"][sample]))
@@ -239,7 +234,7 @@ class Split:
 
     def _check_crc32(self, sample: int, crc32: int) -> None:
         if crc32 != self.rows["crc32"][sample]:
-            what = f"sample {sample} of the split is damaged: its CRC-32 is not the one in the index"
+            what = f"sample {sample} of the split is damaged: its CRC-32 is not the one in the samples table"
             raise ShardCorruptError(describe(what, file=self.shard_path(sample), then="run `mmsent verify`"))
 
     def _json(self, sample: int) -> bytes:
@@ -250,30 +245,7 @@ class Split:
         return int(np.searchsorted(self._starts, sample, side="right")) - 1
 
     def _shard_bytes(self, sample: int) -> NDArray[np.uint8]:
-        return self._mapped(self._shard_number(sample))
-
-    def _map(self, number: int) -> NDArray[np.uint8]:
-        shard = self.index.shards[number]
-        path = self.directory / shard.name
-        _check_size(path, shard)
-        mapped = map_file(path)
-        self._signatures[number] = _signature(str(path))
-        return mapped
-
-    def _check_unchanged(self, number: int) -> None:
-        """Compare the file of a mapped shard with what it was when it was mapped.
-
-        A page of a map that is no longer in the file ends the process with SIGBUS, without a word; and the bytes of a
-        file that is written to are of neither the old nor the new one.
-        """
-        before = self._signatures.get(number)
-        if before is None:
-            return
-        path = self._paths[number]
-        if (now := _signature(path)) != before:
-            what = f"a shard {'is gone' if now is None else 'was changed'} since it was opened"
-            then = "leave the shards alone while they are read, and run `mmsent verify`"
-            raise ShardCorruptError(describe(what, file=path, then=then))
+        return self._files.bytes_of(self._shard_number(sample))
 
 
 def present(rows: NDArray[Any]) -> NDArray[np.bool_]:
@@ -291,48 +263,3 @@ def read_split(directory: Path) -> Iterator[Sample]:
     split = Split(directory)
     for sample in range(len(split)):
         yield split.sample(sample)
-
-
-def map_file(path: Path) -> NDArray[np.uint8]:
-    """Return the content of a file as `(bytes,)`, read-only and mapped: pages are read when they are touched."""
-    with path.open("rb") as file:
-        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
-
-
-def _copy_bytes(payload: NDArray[np.uint8], copy: NDArray[np.uint8]) -> None:
-    """Copy bytes, many of them word by word in a loop of NumPy's.
-
-    An assignment ends in the C library's memcpy, which on AMD Zen processors uses `rep movsb`: that was seen a fifth
-    slower than a plain loop, from mapped pages into a batch that is not in the processor's cache.
-    """
-    if payload.nbytes < _MANY_BYTES or payload.nbytes % 8:
-        copy[:] = payload
-    else:
-        np.positive(payload.view(np.uint64), out=copy.view(np.uint64))
-
-
-_MANY_BYTES = 64 * 1024
-"""Below it either way takes as long as a call."""
-
-_Signature = tuple[int, int, int]
-
-
-def _signature(path: str) -> _Signature | None:
-    """Return what of a file changes when it is replaced, cut or written to; None when it is gone."""
-    try:
-        found = os.stat(path)  # noqa: PTH116  # for every shard of every batch: Path.stat takes four times as long
-    except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _check_size(path: Path, shard: ShardInfo) -> None:
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError as exc:
-        then = "copy it again, or run `mmsent preprocess` to make it"
-        raise ShardCorruptError(describe("a shard of the index is missing", file=path, then=then)) from exc
-    if size != shard.bytes:
-        what = f"shard {shard.name} holds {size:,} bytes, its index says {shard.bytes:,}"
-        then = "copy it again, or delete it and its split's index.json and run `mmsent preprocess`"
-        raise ShardCorruptError(describe(what, file=path, then=then))

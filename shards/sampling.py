@@ -51,11 +51,12 @@ class ClassBalanced:
         places = rounds[:, None] * num_classes + np.arange(num_classes)
         keys = stream_keys(self.seed, _ROUNDS, epoch)
         classes = np.argsort(uniform(places.reshape(-1), keys=keys).reshape(places.shape), axis=1, kind="stable")
-        drawn: NDArray[np.int64] = np.empty(classes.shape, dtype=np.int64)
+        drawn = np.empty(classes.shape, dtype=np.int64)
         for one, members in enumerate(self._members):
             drawn[classes == one] = self._draw(one, members, epoch * rounds_per_epoch + rounds)
         begin = start - int(rounds[0]) * num_classes if len(rounds) else 0
-        return drawn.reshape(-1)[begin : begin + stop - start]
+        found: NDArray[np.int64] = drawn.reshape(-1)[begin : begin + stop - start]
+        return found
 
     def _draw(self, one: int, members: NDArray[np.int64], draws: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the sample of each draw of a class `(D,)`, counted over all epochs."""
@@ -76,11 +77,14 @@ class Weighted:
     """`(N,)`, at least 0, not all 0."""
     seed: int
     _cumulative: NDArray[np.float64] = field(init=False)
+    _last: int = field(init=False)
+    """The last sample that may be drawn."""
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.weights).all() and (self.weights >= 0).all() and self.weights.sum() > 0):
             raise ValueError("weights must be finite, at least 0 and not all 0")
         object.__setattr__(self, "_cumulative", np.cumsum(self.weights, dtype=np.float64))
+        object.__setattr__(self, "_last", int(np.flatnonzero(self.weights)[-1]))
 
     @property
     def num_samples(self) -> int:
@@ -97,8 +101,8 @@ class Weighted:
         places = np.arange(start, stop, dtype=np.int64)
         thrown = uniform(places, keys=stream_keys(self.seed, _WEIGHTED, epoch)) * self._cumulative[-1]
         # A weight of 0 has an interval without a number, which `right` passes over; rounding may give the very end.
-        last = int(np.flatnonzero(self.weights)[-1])
-        return np.minimum(np.searchsorted(self._cumulative, thrown, side="right"), last).astype(np.int64)
+        drawn: NDArray[np.int64] = np.searchsorted(self._cumulative, thrown, side="right").astype(np.int64)
+        return np.minimum(drawn, self._last)
 
 
 def class_sample_weights(classes: NDArray[np.int64], *, power: float) -> NDArray[np.float64]:

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.index import Index, write_index
+from shards.finish import finish_split
+from shards.index import Index
+from shards.loader import ShardLoader
+from shards.order import InOrder
+from shards.reader import Split
 from shards.schema import (
     MELD_LABELS,
     PRESENT,
@@ -137,9 +141,12 @@ def write_split(
         )
         for number, start in enumerate(range(0, len(samples), samples_per_shard))
     )
-    index = Index(split=split, spec=spec, label_sets=MELD_LABELS, shards=shards)
-    write_index(directory, index)
-    return index
+    return finish_split(directory, split=split, spec=spec, label_sets=MELD_LABELS, shards=shards)
+
+
+def loader_in_order(split: Split, *, batch_size: int) -> ShardLoader:
+    """Load the samples of a split in the order of its shards."""
+    return ShardLoader(split, order=InOrder(len(split)), batch_size=batch_size)
 
 
 def with_labels(sample: Sample, **labels: str) -> Sample:

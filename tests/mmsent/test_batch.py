@@ -6,12 +6,12 @@ import torch
 from mmsent.batch import normalise_frames, to_device
 from shards.loader import ShardLoader
 from shards.reader import Split
-from tests.samples import make_sample, make_spec, write_split
+from tests.samples import loader_in_order, make_sample, make_spec, write_split
 
 
 def loader_of(tmp_path: Path, *, absent: tuple[str, ...] = ()) -> ShardLoader:
     write_split(tmp_path, [make_sample(i, absent=absent if i == 1 else ()) for i in range(4)])
-    return ShardLoader(Split(tmp_path / "train"), batch_size=4, shuffle=False)
+    return loader_in_order(Split(tmp_path / "train"), batch_size=4)
 
 
 def test_frames_reach_the_model_as_channels_first_in_channels_last_memory(tmp_path: Path) -> None:

@@ -10,17 +10,16 @@ from mmsent.batch import Batch, to_device
 from mmsent.config import ModelConfig, TrainConfig
 from mmsent.errors import EncoderError
 from mmsent.model import MultimodalModel
-from shards.loader import ShardLoader
 from shards.reader import Split
 from shards.schema import MELD_LABELS, LabelSet, Modality
-from tests.samples import make_sample, make_spec, write_split
+from tests.samples import loader_in_order, make_sample, make_spec, write_split
 
 SCRATCH = ModelConfig(text_encoder="scratch", video_weights="none")
 
 
 def batch_of(tmp_path: Path, *, absent: tuple[str, ...] = (), count: int = 3) -> Batch:
     write_split(tmp_path, [make_sample(i, absent=absent if i == 1 else ()) for i in range(count)])
-    host = next(iter(ShardLoader(Split(tmp_path / "train"), batch_size=count, shuffle=False)))
+    host = next(iter(loader_in_order(Split(tmp_path / "train"), batch_size=count)))
     return to_device(host, torch.device("cpu"))
 
 

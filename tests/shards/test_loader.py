@@ -307,7 +307,7 @@ def test_a_seek_takes_the_epoch_of_its_state(split: Split) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"position": NUM_SAMPLES + 1}, {"position": -1}, {"epoch": -1}], ids=str)
-def test_a_place_outside_the_epoch_is_refused_and_changes_nothing(split: Split, wrong: dict[str, int]) -> None:
+def test_a_place_outside_the_epoch_is_refused_and_changes_nothing(split: Split, wrong: dict[str, Any]) -> None:
     loader = make_loader(split, batch_size=4, shuffle=True)
     with pytest.raises(ValueError, match="no place in an epoch of 11 samples"):
         loader.seek(state_of(split, **wrong))

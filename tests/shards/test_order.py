@@ -20,15 +20,17 @@ def orders(draw: st.DrawFn) -> Order:
     """Any order that has each sample once."""
     seed = draw(SEED)
     sizes = draw(SHARD_SIZES)
-    return draw(
-        st.sampled_from(
-            [InOrder(sum(sizes)), Shuffled(sum(sizes), seed), BlockShuffled(sizes, seed, draw(st.integers(1, 5)))]
-        )
-    )
+    choices: list[Order] = [
+        InOrder(sum(sizes)),
+        Shuffled(sum(sizes), seed),
+        BlockShuffled(sizes, seed, draw(st.integers(1, 5))),
+    ]
+    return draw(st.sampled_from(choices))
 
 
 def whole(order: Order, epoch: int = 0) -> list[int]:
-    return order.samples(epoch, 0, order.num_samples).tolist()
+    samples: list[int] = order.samples(epoch, 0, order.num_samples).tolist()
+    return samples
 
 
 @settings(deadline=None)

@@ -25,7 +25,8 @@ def orders(draw: st.DrawFn) -> Order:
         Shuffled(len(lengths), seed), lengths, draw(st.integers(1, 7)), seed, draw(st.integers(1, 6))
     )
     weighted = Weighted(class_sample_weights(classes, power=0.5), seed)
-    return draw(st.sampled_from([ClassBalanced(classes, seed), weighted, buckets]))
+    choices: list[Order] = [ClassBalanced(classes, seed), weighted, buckets]
+    return draw(st.sampled_from(choices))
 
 
 @settings(deadline=None)
@@ -140,7 +141,7 @@ def test_bucketing_saves_padding_and_still_mixes_the_lengths_of_successive_batch
     "make",
     [
         lambda seed: ClassBalanced(np.arange(60) % 5, seed),
-        lambda seed: Weighted(np.arange(60.0), seed),
+        lambda seed: Weighted(np.arange(60, dtype=np.float64), seed),
         lambda seed: LengthBucketed(InOrder(60), np.arange(60) % 7, 3, seed, 20),
     ],
 )
@@ -153,9 +154,10 @@ def test_seeds_and_epochs_have_orders_of_their_own(make: Callable[[int], Order])
 
 def test_all_that_decides_an_order_is_in_its_identity() -> None:
     lengths = np.arange(12)
+    weights = np.ones(12, dtype=np.float64)
     different: list[Order] = [
         ClassBalanced(lengths % 2, 0), ClassBalanced(lengths % 3, 0),
-        Weighted(lengths + 1.0, 0), Weighted(lengths + 2.0, 0),
+        Weighted(weights, 0), Weighted(weights + 1, 0),
         LengthBucketed(InOrder(12), lengths, 2, 0), LengthBucketed(InOrder(12), lengths, 3, 0),
         LengthBucketed(InOrder(12), lengths[::-1], 2, 0), LengthBucketed(InOrder(12), lengths, 2, 0, 3),
         LengthBucketed(Shuffled(12, 0), lengths, 2, 0),
