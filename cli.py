@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import shlex
+import statistics
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from preprocess.doctor import Diagnosis
     from preprocess.estimate import Estimate
     from preprocess.report import SplitReport
+    from shards.timing import Timing
     from shards.verify import SplitCheck
 
 __all__ = ["app", "main"]
@@ -537,6 +539,67 @@ def evaluate_command(
     _print_evaluation(evaluation)
 
 
+@app.command("bench")
+def bench_command(
+    shards: Annotated[Path, typer.Option(help="Folder of shards.")],
+    split: Annotated[str, typer.Option(help="Split whose shards are read.")] = "train",
+    raw: Annotated[
+        Path | None, typer.Option(metavar="MELD", help="The raw MELD folder: also time decoding on every access.")
+    ] = None,
+    text_encoder: Annotated[
+        str, typer.Option(help="Of the model that is trained: a Hugging Face name, a folder, or `scratch`.")
+    ] = _MODEL.text_encoder,
+    video_weights: Annotated[
+        str, typer.Option(help="Of r3d_18: `kinetics`, `none` for random ones, or a state dict.")
+    ] = _MODEL.video_weights,
+    batch_size: Annotated[int, typer.Option(help="Samples of a batch.")] = _TRAIN.batch_size,
+    precision: Annotated[Precision, typer.Option(help="Of the trainer's forward pass.")] = _TRAIN.precision,
+    readers: Annotated[int, typer.Option(help="Loader threads of the trainer.")] = _TRAIN.num_readers,
+    samples: Annotated[int, typer.Option(help="How many samples the loaders read in a round, about.")] = 2000,
+    seconds: Annotated[float, typer.Option(help="How long the trainer is timed in a round, about.")] = 5.0,
+    rounds: Annotated[int, typer.Option(help="Rounds, all ways in turns; one more is not counted.")] = 5,
+    plot: Annotated[Path | None, typer.Option(help="Write a chart to this PNG, too.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure this machine: memory, the loader, what others would use, the trainer; and say what bounds training.
+
+    All in one run, in turns, medians over the rounds. What cannot be measured here stands in the table with its reason.
+
+    Example: `mmsent bench --shards data/shards --plot bench.png`
+    """
+    from mmsent.bench import file_ways, loader_ways, train_ways
+    from mmsent.plots import plot_timings
+    from mmsent.verdict import verdict
+    from preprocess.onthefly import on_the_fly_ways
+    from shards.reader import open_split
+    from shards.timing import measure
+
+    if samples < 1 or rounds < 1 or not (math.isfinite(seconds) and seconds > 0):
+        raise typer.BadParameter("--samples, --rounds and --seconds must be above 0")
+    model_config = _checked(lambda: ModelConfig(text_encoder=text_encoder, video_weights=video_weights))
+    train_config = _checked(lambda: TrainConfig(batch_size=batch_size, precision=precision, num_readers=readers))
+    chosen = open_split(shards, split)
+    max_readers = min(4, max(2, _num_cores(), readers))
+    ways = loader_ways(chosen, num_samples=samples, batch_size=batch_size, max_readers=max_readers)
+    with file_ways(chosen, batch_size=batch_size) as from_files, _progress_by_name() as on_progress:
+        ways += from_files
+        if raw is not None:
+            ways += on_the_fly_ways(raw, num_clips=12)
+        ways += train_ways(chosen, model_config=model_config, train_config=train_config, seconds=seconds)
+        timings = measure(ways, rounds=rounds, on_progress=partial(on_progress, "measuring"))
+    words = verdict(timings)
+    if plot is not None:
+        plot_timings(timings, plot)
+    if as_json:
+        _print_json({"timings": [asdict(timing) for timing in timings], "verdict": words})
+        return
+    _print_timings(timings)
+    for line in words:
+        _out.print(f"- {escape(line)}", highlight=False, soft_wrap=True)
+    if plot is not None:
+        _out.print(f"Chart: {escape(str(plot))}", highlight=False, soft_wrap=True)
+
+
 def _print_diagnosis(diagnosis: "Diagnosis") -> None:
     table = Table(title=f"MELD in {escape(str(diagnosis.root))}")
     for column in ("split", "rows", "clips", "annotations", "clip folder"):
@@ -667,6 +730,37 @@ def _print_evaluation(evaluation: "Evaluation") -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _print_timings(timings: list["Timing"]) -> None:
+    table = Table(title="Samples per second, medians")
+    for column in ("way", "samples/s", "lowest", "highest", "of the limit", "CPU s / 1,000"):
+        table.add_column(column, justify="left" if column == "way" else "right", overflow="fold")
+    limits = {timing.group: timing for timing in timings if timing.kind in ("limit", "headroom")}
+    for before, timing in zip([None, *timings], timings, strict=False):
+        if before is not None and before.group != timing.group:
+            table.add_section()
+        if timing.failure:
+            table.add_row(escape(timing.name), "-", "-", "-", "-", "-")
+            continue
+        low, high = timing.spread
+        limit = limits.get(timing.group)
+        share = f"{timing.times(limit):.2f}" if limit is not None else ""
+        table.add_row(
+            escape(timing.name), _rate(timing.median), _rate(low), _rate(high), share,
+            f"{statistics.median(timing.cpu_seconds_per_1000):.2f}",
+        )  # fmt: skip
+    _out.print(table)
+    for timing in timings:
+        if timing.failure:
+            what = timing.failure.splitlines()
+            _out.print(f"Not measured: {escape(timing.name)}: {escape(what[0])}", highlight=False, soft_wrap=True)
+            for line in what[1:]:
+                _out.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _rate(samples_per_second: float) -> str:
+    return f"{samples_per_second:,.0f}" if samples_per_second >= 100 else f"{samples_per_second:.2f}"
 
 
 def _epoch_line(result: "EpochResult") -> str:

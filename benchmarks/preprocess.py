@@ -16,29 +16,22 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-import wave
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from torchaudio.transforms import MelSpectrogram
 
 from preprocess.annotations import Utterance
 from preprocess.build import feature_spec
 from preprocess.config import Decoder, PreprocessConfig
-from preprocess.errors import ClipError
-from preprocess.extract import MEDIA, extract
-from preprocess.meld import read_meld
+from preprocess.extract import MEDIA
+from preprocess.onthefly import choose_rows, decode_row, tutorial
 from preprocess.pool import Request, extract_all
-from preprocess.pyav_clip import glance, probe_seconds
 from preprocess.text import learn_tokenizer
 from shards.schema import FeatureSpec
 
@@ -55,53 +48,6 @@ def decode_all(root: Path, row: Utterance) -> None:
         container.streams.video[0].codec_context.thread_count = 1
         for frame in container.decode(*container.streams.video[:1], *container.streams.audio[:1]):
             del frame
-
-
-def ours(decoder: Decoder) -> Way:
-    """Return what a worker does with a clip: frames, waveform, log-mel, notes."""
-    config = PreprocessConfig(text_encoder="scratch", decoder=decoder)
-    spec = _spec(config)
-
-    def way(root: Path, row: Utterance) -> None:
-        extracted = extract(root, row, media=MEDIA, decoder=decoder, spec=spec, test_clips="plain")
-        assert extracted.video.presence.present, extracted.video.presence.reason
-
-    return way
-
-
-def tutorial() -> Way:
-    """Return the tutorial's way with a clip: it sees the first 1.25 s of the picture."""
-    import cv2
-    import imageio_ffmpeg
-
-    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "threads;1"
-    cv2.setNumThreads(1)
-    mel = MelSpectrogram(sample_rate=16_000, n_fft=1024, hop_length=512, n_mels=64)
-    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
-
-    def way(root: Path, row: Utterance) -> None:
-        capture = cv2.VideoCapture(str(root / row.clip), cv2.CAP_FFMPEG)
-        frames: list[np.ndarray] = []
-        while len(frames) < 30:
-            more, frame = capture.read()
-            if not more:
-                break
-            frames.append(cv2.resize(frame, (224, 224)) / 255.0)
-        capture.release()
-        padded = np.zeros((30, 224, 224, 3), np.float32)
-        padded[: len(frames)] = frames
-        torch.from_numpy(padded).permute(0, 3, 1, 2)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "sound.wav"
-            command = [ffmpeg, "-i", str(root / row.clip), "-vn", "-acodec", "pcm_s16le", "-ar", "16000", "-ac", "1"]
-            subprocess.run([*command, str(path)], check=True, capture_output=True)
-            with wave.open(str(path)) as file:
-                values = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
-        power = mel(torch.from_numpy(values))
-        power = (power - power.mean()) / power.std()
-        torch.nn.functional.pad(power[:, :300], (0, max(0, 300 - power.shape[1])))
-
-    return way
 
 
 def clips_per_second(ways: dict[str, Way], root: Path, rows: list[Utterance]) -> dict[str, float]:
@@ -178,20 +124,9 @@ def _one_core() -> Iterator[None]:
         os.sched_setaffinity(0, cores)
 
 
-def choose_rows(root: Path, *, num_clips: int, longest_seconds: float) -> list[Utterance]:
-    """Return rows spread evenly over those of a MELD folder whose clips open, have sound and are not too long."""
-    rows = []
-    for row in (row for split in read_meld(root).splits for row in split.utterances if row.clip):
-        with suppress(ClipError):
-            path = root / row.clip
-            if 0 < probe_seconds(path) <= longest_seconds and glance(path).sound_seconds:
-                rows.append(row)
-    return [rows[i] for i in np.linspace(0, len(rows) - 1, min(num_clips, len(rows))).astype(int)]
-
-
 def measure(root: Path, rows: list[Utterance], *, rounds: int) -> dict[str, list[float]]:
     """Return clips per second by way and round, every way once in each round, and MB of the largest worker."""
-    ways: dict[str, Way] = {"limit": decode_all, "decord": ours("decord"), "pyav": ours("pyav")}
+    ways: dict[str, Way] = {"limit": decode_all, "decord": decode_row("decord"), "pyav": decode_row("pyav")}
     try:
         ways["tutorial"] = tutorial()
     except ImportError as exc:

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.preprocess import choose_rows
 from preprocess.annotations import Utterance
 from preprocess.build import feature_spec
 from preprocess.config import PreprocessConfig
 from preprocess.extract import extract
+from preprocess.onthefly import choose_rows
 from preprocess.text import learn_tokenizer
 from shards.finish import finish_split
 from shards.loader import ShardLoader

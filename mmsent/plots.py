@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 
 from mmsent.metrics import TaskScore
 from mmsent.trainer import EpochResult
+from shards.timing import Kind, Timing
 
-__all__ = ["plot_confusion", "plot_curves"]
+__all__ = ["plot_confusion", "plot_curves", "plot_timings"]
 
 
 def plot_confusion(score: TaskScore, path: Path) -> None:
@@ -53,3 +54,39 @@ def plot_curves(epochs: Sequence[EpochResult], path: Path) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
     figure.savefig(path, dpi=120)
+
+
+def plot_timings(timings: Sequence[Timing], path: Path) -> None:
+    """Draw samples per second of what was measured, one bar each, on a scale of powers of ten."""
+    shown = [timing for timing in timings if timing.samples_per_second and timing.group != "reading"]
+    figure = Figure(figsize=(9, 1.2 + 0.38 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(shown))
+    rates = [timing.median for timing in shown]
+    spread = [timing.spread for timing in shown]
+    errors = [
+        [rate - low for rate, (low, _) in zip(rates, spread, strict=True)],
+        [high - rate for rate, (_, high) in zip(rates, spread, strict=True)],
+    ]
+    axes.barh(
+        places, rates, xerr=errors, color=[_COLOURS[timing.kind] for timing in shown], ecolor="dimgrey", capsize=3
+    )
+    axes.set_xscale("log")
+    axes.set_xlim(min(rates) / 3, max(rates) * 6)
+    axes.set_yticks(places, [timing.name for timing in shown], parse_math=False)
+    axes.invert_yaxis()
+    for place, rate, (_, high) in zip(places, rates, spread, strict=True):
+        axes.text(high * 1.15, place, f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}", va="center")
+    axes.set_xlabel("samples/s, median; lines from the lowest to the highest")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+_COLOURS: dict[Kind, str] = {
+    "limit": "lightgrey",
+    "ours": "tab:blue",
+    "other": "tab:orange",
+    "headroom": "darkseagreen",
+    "fed": "tab:green",
+}

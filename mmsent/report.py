@@ -14,11 +14,11 @@ from mmsent.metrics import TaskScore
 from mmsent.plots import plot_confusion, plot_curves
 from mmsent.precision import ResolvedPrecision, choose_device, resolve_precision
 from mmsent.trainer import BEST, EpochResult
-from shards.errors import ShardError, describe
-from shards.index import publish, split_directories
+from shards.errors import describe
+from shards.index import publish
 from shards.loader import ShardLoader
 from shards.order import InOrder
-from shards.reader import Split
+from shards.reader import Split, open_split
 
 __all__ = ["Evaluation", "evaluate_run"]
 
@@ -64,15 +64,11 @@ def evaluate_run(shards: Path, run: Path, *, split: str) -> Evaluation:
         SpecMismatchError: if the checkpoint does not fit the shards.
         ShardError: if the split cannot be read.
     """
-    directories = split_directories(shards)
-    if split not in directories:
-        then = f"choose from {', '.join(directories)}"
-        raise ShardError(describe(f"the shards have no finished split {split!r}", file=shards, then=then))
+    samples = open_split(shards, split)
     if not run.is_dir():
         then = "give the folder that `mmsent train --out` made"
         raise CheckpointError(describe("there is no such run", file=run, then=then))
     checkpoint = load_checkpoint(run / BEST)
-    samples = Split(directories[split])
     check_fit(checkpoint, samples, path=run / BEST)
     device = choose_device()
     trained_in = checkpoint.train_config.precision

@@ -166,32 +166,8 @@ class Trainer:
             precision=self.precision,
         )
 
-    def _train_epoch(self, on_step: Callable[[StepInfo], None]) -> None:
-        """Make the steps that are left of the current epoch."""
-        self.model.train()
-        num_steps = len(self._feed)
-        batches = iter(self._feed)
-        clock = time.perf_counter()
-        while True:
-            asked = time.perf_counter()
-            batch = next(batches, None)
-            if batch is None:
-                break
-            self._sums.wait_seconds += time.perf_counter() - asked
-            loss = self._step(batch)
-            self._sums.loss += loss * len(batch)
-            self._sums.num_samples += len(batch)
-            self._check_finite(loss)
-            now = time.perf_counter()
-            self._sums.seconds += now - clock
-            clock = now
-            step = -(-self._sums.num_samples // self.config.batch_size)
-            on_step(self._sums.info(epoch=len(self._history), step=step, num_steps=num_steps))
-            if step % self.config.checkpoint_steps == 0 and step < num_steps:
-                self._save(LAST)
-
-    def _step(self, batch: Batch) -> float:
-        """Make one step and return its loss."""
+    def step(self, batch: Batch) -> float:
+        """Make one step on a batch that is on the device, and return its loss."""
         self._optimizer.zero_grad(set_to_none=True)
         with autocast(self.precision, self.device):
             logits = self.model(batch)
@@ -206,6 +182,30 @@ class Trainer:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         return float(loss.detach())
+
+    def _train_epoch(self, on_step: Callable[[StepInfo], None]) -> None:
+        """Make the steps that are left of the current epoch."""
+        self.model.train()
+        num_steps = len(self._feed)
+        batches = iter(self._feed)
+        clock = time.perf_counter()
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:
+                break
+            self._sums.wait_seconds += time.perf_counter() - asked
+            loss = self.step(batch)
+            self._sums.loss += loss * len(batch)
+            self._sums.num_samples += len(batch)
+            self._check_finite(loss)
+            now = time.perf_counter()
+            self._sums.seconds += now - clock
+            clock = now
+            step = -(-self._sums.num_samples // self.config.batch_size)
+            on_step(self._sums.info(epoch=len(self._history), step=step, num_steps=num_steps))
+            if step % self.config.checkpoint_steps == 0 and step < num_steps:
+                self._save(LAST)
 
     def _finish_epoch(self) -> EpochResult:
         """Validate, keep the weights if they are the best so far, and save where the next epoch begins."""

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from shards.codec import ARRAY_MEMBERS, array_shapes, decode_meta, decode_sample, npy_header, pixels
 from shards.errors import ShardCorruptError, ShardError, describe
-from shards.index import Index, read_index
+from shards.index import Index, read_index, split_directories
 from shards.maps import LocalShards, check_size, copy_bytes
 from shards.schema import MODALITIES, FeatureSpec, LabelSet, Sample, SampleMeta
 from shards.table import read_table
 
-__all__ = ["Places", "Split", "present", "read_split"]
+__all__ = ["Places", "Split", "open_split", "present", "read_split"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -51,6 +51,7 @@ class Split:
     Attributes:
         directory: The split's folder.
         index: What the folder holds.
+        shard_ends: `(shards,)` int64, samples up to and with each shard.
         rows: `(num_samples,)` of `shards.table.row_dtype`, read-only and mapped: the samples table.
     """
 
@@ -73,7 +74,7 @@ class Split:
             num_samples=self.index.num_samples,
             num_tasks=len(self.index.label_sets),
         )
-        self._starts = np.cumsum([0, *(shard.num_samples for shard in self.index.shards)])
+        self.shard_ends = np.cumsum([shard.num_samples for shard in self.index.shards])
         self._array_bytes = {
             name: int(np.prod(shape)) * ARRAY_MEMBERS[name].itemsize for name, shape in array_shapes(self.spec).items()
         }
@@ -132,7 +133,7 @@ class Split:
         Raises:
             ShardCorruptError: if a shard that was opened before was cut, written to, replaced or deleted since then.
         """
-        shards = np.searchsorted(self._starts, samples, side="right") - 1
+        shards = np.searchsorted(self.shard_ends, samples, side="right")
         for number in np.unique(shards).tolist():
             self._files.check_unchanged(number)
         return Places(samples=samples, rows=self.rows[samples], shards=shards)
@@ -223,7 +224,8 @@ class Split:
             path = self.directory / shard.name
             check_size(path, shard)
             with path.open("rb") as file:
-                for sample in range(int(self._starts[number]), int(self._starts[number + 1])):
+                end = int(self.shard_ends[number])
+                for sample in range(end - shard.num_samples, end):
                     file.seek(int(self.rows["json_offset"][sample]))
                     text = file.read(int(self.rows["json_bytes"][sample]))
                     yield decode_meta(text, where=f"{path}, sample {sample}")
@@ -242,10 +244,23 @@ class Split:
         return self._shard_bytes(sample)[start : start + int(self.rows["json_bytes"][sample])].tobytes()
 
     def _shard_number(self, sample: int) -> int:
-        return int(np.searchsorted(self._starts, sample, side="right")) - 1
+        return int(np.searchsorted(self.shard_ends, sample, side="right"))
 
     def _shard_bytes(self, sample: int) -> NDArray[np.uint8]:
         return self._files.bytes_of(self._shard_number(sample))
+
+
+def open_split(shards: Path, name: str) -> Split:
+    """Open a split of a folder of shards by its name.
+
+    Raises:
+        ShardError: if the folder has no such finished split, or as `Split` does.
+    """
+    directories = split_directories(shards)
+    if name not in directories:
+        then = f"choose from {', '.join(directories)}"
+        raise ShardError(describe(f"the shards have no finished split {name!r}", file=shards, then=then))
+    return Split(directories[name])
 
 
 def present(rows: NDArray[Any]) -> NDArray[np.bool_]:

@@ -1,0 +1,240 @@
+"""The ways that `mmsent bench` compares: memory, this loader, what users would pick instead, and the trainer."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from mmsent.batch import allocate_pinned
+from mmsent.config import ModelConfig, TrainConfig
+from mmsent.feed import DeviceFeed
+from mmsent.precision import choose_device
+from mmsent.trainer import Trainer
+from shards.codec import ARRAY_MEMBERS, array_shapes
+from shards.loader import ShardLoader
+from shards.order import Shuffled
+from shards.reader import Split
+from shards.timing import Group, Way
+
+__all__ = ["file_ways", "loader_ways", "train_ways"]
+
+_WORKERS = 2
+"""Processes that loaders with workers are given besides none."""
+
+_FILES = 256
+"""Samples that are written to files of their own; more would not change the rate, only take disk."""
+
+
+def loader_ways(split: Split, *, num_samples: int, batch_size: int, max_readers: int) -> list[Way]:
+    """Return the ways to batches of the first samples of a split, all over the same tars.
+
+    Args:
+        split: Where the samples are.
+        num_samples: About how many: those of as many whole shards as it takes.
+        batch_size: Samples of a batch.
+        max_readers: Loader threads to try, from 1 on.
+    """
+    num_shards = int(np.searchsorted(split.shard_ends, num_samples)) + 1
+    num_samples = int(split.shard_ends[min(num_shards, len(split.shard_ends)) - 1])
+    urls = [str(split.directory / shard.name) for shard in split.index.shards[:num_shards]]
+    loaders = {
+        num_readers: ShardLoader(split, order=Shuffled(num_samples, 0), batch_size=batch_size, num_readers=num_readers)
+        for num_readers in range(1, max_readers + 1)
+    }
+    views = _payloads(split, num_samples)
+    ways = []
+    choices: tuple[tuple[Group, Look], ...] = (("loading", _glance), ("reading", _read_all))
+    for group, look in choices:
+        then = ", every byte read" if group == "reading" else ""
+        copy = partial(_copy, split, views, batch_size, look)
+        ways.append(Way(name=f"one thread copying memory{then}", kind="limit", group=group, run=copy))
+        for num_readers, loader in loaders.items():
+            name = f"mmsent, {num_readers} reader{'s' * (num_readers > 1)}{then}"
+            run = partial(_iterate, loader, look)
+            ways.append(Way(name=name, kind="ours", group=group, num_readers=num_readers, run=run))
+    for num_workers in (0, _WORKERS):
+        run = partial(_stock_webdataset, urls, batch_size, num_workers, num_samples)
+        name = f"stock webdataset{_with(num_workers)}"
+        ways.append(Way(name=name, kind="other", group="loading", run=run))
+    return ways
+
+
+@contextmanager
+def file_ways(split: Split, *, batch_size: int) -> Iterator[list[Way]]:
+    """Write some samples to a file per array in a temporary folder; give the ways to load them with torch."""
+    with tempfile.TemporaryDirectory(prefix="mmsent-bench-") as folder:
+        num_samples = min(_FILES, len(split))
+        for i in range(num_samples):
+            sample = split.sample(i)
+            for name in ARRAY_MEMBERS:
+                np.save(Path(folder) / f"{i}.{name}.npy", getattr(sample, name))
+        files = _Files(Path(folder), num_samples)
+        yield [
+            Way(
+                name=f"torch DataLoader, a file per array{_with(num_workers)}",
+                kind="other",
+                group="loading",
+                run=partial(_torch_files, files, batch_size, num_workers),
+            )
+            for num_workers in (0, _WORKERS)
+        ]
+
+
+def train_ways(split: Split, *, model_config: ModelConfig, train_config: TrainConfig, seconds: float) -> list[Way]:
+    """Return the ways to train for about so many seconds each: on one batch again and again, and on the loader's.
+
+    The first of them builds the model, which raises `EncoderError` where its weights cannot be had.
+    """
+    bench = _TrainBench(split, model_config=model_config, train_config=train_config, seconds=seconds)
+    readers = train_config.num_readers
+    return [
+        Way(name="trainer, one batch that is on the device", kind="headroom", group="training", run=bench.run_headroom),
+        Way(name="trainer, fed by the loader", kind="fed", group="training", num_readers=readers, run=bench.run_fed),
+    ]
+
+
+class _TrainBench:
+    """A model in training, without a run around it."""
+
+    def __init__(self, split: Split, *, model_config: ModelConfig, train_config: TrainConfig, seconds: float) -> None:
+        self._split = split
+        self._model_config = model_config
+        self._train_config = train_config
+        self._seconds = seconds
+        self._trainer: Trainer | None = None
+        self._num_steps = 1
+        device = choose_device()
+        self._loader = ShardLoader(
+            split,
+            order=Shuffled(len(split), 0),
+            batch_size=train_config.batch_size,
+            num_readers=train_config.num_readers,
+            allocate=allocate_pinned if device.type == "cuda" else np.empty,
+        )
+        self._feed = DeviceFeed(self._loader, device)
+
+    def run_headroom(self) -> int:
+        """Train on one batch again and again."""
+        trainer = self._ready()
+        batch = next(iter(self._feed))
+        for _ in range(self._num_steps):
+            trainer.step(batch)
+        return self._num_steps * len(batch)
+
+    def run_fed(self) -> int:
+        """Train on the loader's batches, going on where the last time ended."""
+        trainer = self._ready()
+        num_samples = num_steps = 0
+        while num_steps < self._num_steps:
+            for batch in self._feed:
+                trainer.step(batch)
+                num_samples += len(batch)
+                num_steps += 1
+                if num_steps == self._num_steps:
+                    break
+        return num_samples
+
+    def _ready(self) -> Trainer:
+        """Build the model and see how long a step takes, the first time."""
+        if self._trainer is None:
+            self._trainer = Trainer.new(
+                self._split, self._split, Path(), model_config=self._model_config, train_config=self._train_config
+            )
+            self._trainer.model.train()
+            batch = next(iter(self._feed))
+            self._trainer.step(batch)  # compiles and allocates
+            start = time.perf_counter()
+            self._trainer.step(batch)
+            self._num_steps = max(1, min(200, int(self._seconds / (time.perf_counter() - start))))
+        return self._trainer
+
+
+Look = Callable[[Any], None]
+
+
+def _with(num_workers: int) -> str:
+    return f", {num_workers} workers" if num_workers else ""
+
+
+def _glance(array: Any) -> None:
+    """Leave an array as it is."""
+
+
+def _read_all(array: Any) -> None:
+    """Read every byte of an array, as a model would."""
+    flat = array.reshape(-1).view(np.uint8)
+    np.bitwise_xor.reduce(flat[: len(flat) // 8 * 8].view(np.uint64))
+
+
+def _payloads(split: Split, num_samples: int) -> list[list[Any]]:
+    """Return views of all arrays of the first samples, so that nothing but the copy is left to time."""
+    return [[split.array_payload(name, i) for name in ARRAY_MEMBERS] for i in range(num_samples)]
+
+
+def _copy(split: Split, views: list[list[Any]], batch_size: int, look: Look) -> int:
+    """Copy every payload into one batch, in the order of the shards, with nothing around it."""
+    shapes = array_shapes(split.spec)
+    sizes = [int(np.prod(shape)) * ARRAY_MEMBERS[name].itemsize for name, shape in shapes.items()]
+    batch = [np.empty((batch_size, size), np.uint8) for size in sizes]
+    for start in range(0, len(views), batch_size):
+        chunk = views[start : start + batch_size]
+        for row, payloads in enumerate(chunk):
+            for array, payload in zip(batch, payloads, strict=True):
+                array[row, : len(payload)] = payload  # a JPEG is shorter than its pixels
+        for array in batch:
+            look(array[: len(chunk)])
+    return len(views)
+
+
+def _iterate(loader: ShardLoader, look: Look) -> int:
+    num_samples = 0
+    for batch in loader:
+        for array in (batch.frames, batch.logmel, batch.tokens):
+            look(array)
+        num_samples += len(batch)
+    return num_samples
+
+
+def _stock_webdataset(urls: list[str], batch_size: int, num_workers: int, num_samples: int) -> int:
+    """Iterate the tars with stock webdataset: decode and batch, as its documentation shows."""
+    import webdataset
+
+    dataset: Any = (
+        webdataset.WebDataset(urls, shardshuffle=False)
+        .decode("rgb8")
+        .to_tuple("frames.npy;frames.jpg", "logmel.npy", "tokens.npy", "json")
+        .batched(batch_size)
+    )
+    if num_workers:
+        dataset = DataLoader(dataset, batch_size=None, num_workers=min(num_workers, len(urls)))
+    found = sum(len(batch[0]) for batch in dataset)
+    if found != num_samples:
+        raise RuntimeError(f"stock webdataset gave {found} of {num_samples} samples")
+    return found
+
+
+class _Files(TorchDataset[dict[str, Any]]):
+    """Samples in a file per array, as many data sets are kept."""
+
+    def __init__(self, folder: Path, num_samples: int) -> None:
+        self._folder = folder
+        self._num_samples = num_samples
+
+    def __len__(self) -> int:
+        return self._num_samples
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {name: torch.from_numpy(np.load(self._folder / f"{index}.{name}.npy")) for name in ARRAY_MEMBERS}
+
+
+def _torch_files(files: _Files, batch_size: int, num_workers: int) -> int:
+    loader: Any = DataLoader(files, batch_size=batch_size, shuffle=True, num_workers=num_workers)
+    return sum(len(batch["tokens"]) for batch in loader)

@@ -1,0 +1,128 @@
+"""What training without a cache does for every sample of every epoch: the ways that shards are held against."""
+
+import os
+import subprocess
+import tempfile
+import wave
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from preprocess.annotations import Utterance
+from preprocess.build import feature_spec
+from preprocess.config import Decoder, PreprocessConfig, preset
+from preprocess.errors import ClipError, DatasetError
+from preprocess.extract import MEDIA, extract
+from preprocess.logmel import LogMel
+from preprocess.meld import read_meld
+from preprocess.pyav_clip import glance, probe_seconds
+from preprocess.text import learn_tokenizer
+from shards.errors import describe
+from shards.timing import Way
+
+__all__ = ["choose_rows", "decode_row", "on_the_fly_ways", "tutorial"]
+
+Decode = Callable[[Path, Utterance], None]
+
+
+def on_the_fly_ways(root: Path, *, num_clips: int) -> list[Way]:
+    """Return the ways to samples from the raw clips of a MELD folder, in this process, one clip after the other.
+
+    Args:
+        root: A MELD folder.
+        num_clips: How many of its clips, spread evenly over those of at most 30 s.
+
+    Raises:
+        DatasetError: if it is no MELD folder, or has no clip that can be decoded.
+    """
+    rows = choose_rows(root, num_clips=num_clips, longest_seconds=30)
+    if not rows:
+        then = "`mmsent doctor --deep` says what is wrong with them"
+        raise DatasetError(describe("no clip here can be decoded", file=root, then=then))
+    ways: dict[str, Callable[[], Decode]] = {
+        "decoding on every access: Decord, whole clip": partial(decode_row, "decord"),
+        "decoding on every access: PyAV, whole clip": partial(decode_row, "pyav"),
+        "the tutorial's way: OpenCV, ffmpeg, first 30 frames": tutorial,
+    }
+    return [
+        Way(name=name, kind="other", group="decoding", run=partial(_run, make, root, rows))
+        for name, make in ways.items()
+    ]
+
+
+def decode_row(decoder: Decoder) -> Decode:
+    """Return what a worker of preprocessing does with a clip: frames, waveform, log-mel, notes."""
+    config = PreprocessConfig(text_encoder="scratch", decoder=decoder)
+    spec = feature_spec(config, learn_tokenizer(["a"]))  # no transcript is tokenized here
+
+    def decode(root: Path, row: Utterance) -> None:
+        extract(root, row, media=MEDIA, decoder=decoder, spec=spec, test_clips="plain")
+
+    return decode
+
+
+def tutorial() -> Decode:
+    """Return what the widely copied notebooks do with a clip, of whose picture they see the first 1.25 s.
+
+    The first 30 frames by OpenCV at 224x224, an ffmpeg process that writes the sound to a file, a mel spectrogram.
+
+    Raises:
+        ImportError: if OpenCV or imageio-ffmpeg are not installed; `pip install -e '.[bench]'` brings them.
+    """
+    import cv2
+    import imageio_ffmpeg
+
+    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "threads;1"
+    cv2.setNumThreads(1)
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    start = preset("tutorial")
+    mel = LogMel(feature_spec(start, learn_tokenizer(["a"])).audio)
+
+    def decode(root: Path, row: Utterance) -> None:
+        capture = cv2.VideoCapture(str(root / row.clip), cv2.CAP_FFMPEG)
+        frames: list[np.ndarray] = []
+        while len(frames) < 30:
+            more, frame = capture.read()
+            if not more:
+                break
+            frames.append(cv2.resize(frame, (224, 224)) / 255.0)
+        capture.release()
+        padded = np.zeros((30, 224, 224, 3), np.float32)
+        padded[: len(frames)] = frames
+        np.ascontiguousarray(padded.transpose(0, 3, 1, 2))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "sound.wav"
+            command = [ffmpeg, "-i", str(root / row.clip), "-vn", "-acodec", "pcm_s16le", "-ar", "16000", "-ac", "1"]
+            subprocess.run([*command, str(path)], check=True, capture_output=True)
+            with wave.open(str(path)) as file:
+                values = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+        mel((values / 32768).astype(np.float32))
+
+    return decode
+
+
+def choose_rows(root: Path, *, num_clips: int, longest_seconds: float) -> list[Utterance]:
+    """Return rows spread over a MELD folder whose clips open, have sound and are not too long; as many as there are."""
+    rows = [row for split in read_meld(root).splits for row in split.utterances if row.clip]
+    tried = _spread(rows, 4 * num_clips)  # to open all of them would take longer than what is to be measured
+    found = []
+    for row in tried:
+        with suppress(ClipError):
+            path = root / row.clip
+            if 0 < probe_seconds(path) <= longest_seconds and glance(path).sound_seconds:
+                found.append(row)
+    return _spread(found, num_clips)
+
+
+def _spread(rows: list[Utterance], num_rows: int) -> list[Utterance]:
+    return [rows[i] for i in np.linspace(0, len(rows) - 1, min(num_rows, len(rows))).astype(int)]
+
+
+def _run(make: Callable[[], Decode], root: Path, rows: list[Utterance]) -> int:
+    decode = make()
+    for row in rows:
+        decode(root, row)
+    return len(rows)
