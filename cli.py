@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from preprocess.doctor import Diagnosis
     from preprocess.estimate import Estimate
     from preprocess.report import SplitReport
-    from shards.timing import Timing
+    from shards.timing import Group, Timing
     from shards.verify import SplitCheck
 
 __all__ = ["app", "main"]
@@ -734,22 +734,21 @@ def _print_evaluation(evaluation: "Evaluation") -> None:
 
 def _print_timings(timings: list["Timing"]) -> None:
     table = Table(title="Samples per second, medians")
-    for column in ("way", "samples/s", "lowest", "highest", "of the limit", "CPU s / 1,000"):
+    for column in ("way", "samples/s", "from", "to", "of limit", "CPU s/1,000"):
         table.add_column(column, justify="left" if column == "way" else "right", overflow="fold")
     limits = {timing.group: timing for timing in timings if timing.kind in ("limit", "headroom")}
-    for before, timing in zip([None, *timings], timings, strict=False):
-        if before is not None and before.group != timing.group:
+    group = ""
+    for timing in timings:
+        if timing.group != group:
+            group = timing.group
             table.add_section()
+            table.add_row(f"[bold]{_GROUPS[timing.group]}[/]")
         if timing.failure:
-            table.add_row(escape(timing.name), "-", "-", "-", "-", "-")
+            table.add_row(escape(timing.name), "not measured")
             continue
-        low, high = timing.spread
-        limit = limits.get(timing.group)
-        share = f"{timing.times(limit):.2f}" if limit is not None else ""
-        table.add_row(
-            escape(timing.name), _rate(timing.median), _rate(low), _rate(high), share,
-            f"{statistics.median(timing.cpu_seconds_per_1000):.2f}",
-        )  # fmt: skip
+        share = f"{timing.times(limits[group]):.2f}" if group in limits else ""
+        cpu = f"{statistics.median(timing.cpu_seconds_per_1000):,.2f}"
+        table.add_row(escape(timing.name), *map(_rate, (timing.median, *timing.spread)), share, cpu)
     _out.print(table)
     for timing in timings:
         if timing.failure:
@@ -757,6 +756,14 @@ def _print_timings(timings: list["Timing"]) -> None:
             _out.print(f"Not measured: {escape(timing.name)}: {escape(what[0])}", highlight=False, soft_wrap=True)
             for line in what[1:]:
                 _out.print(escape(line), highlight=False, soft_wrap=True)
+
+
+_GROUPS: dict["Group", str] = {
+    "loading": "batches in memory",
+    "reading": "the same, every byte read",
+    "decoding": "samples from raw clips",
+    "training": "training",
+}
 
 
 def _rate(samples_per_second: float) -> str:

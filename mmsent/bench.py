@@ -53,11 +53,10 @@ def loader_ways(split: Split, *, num_samples: int, batch_size: int, max_readers:
     ways = []
     choices: tuple[tuple[Group, Look], ...] = (("loading", _glance), ("reading", _read_all))
     for group, look in choices:
-        then = ", every byte read" if group == "reading" else ""
         copy = partial(_copy, split, views, batch_size, look)
-        ways.append(Way(name=f"one thread copying memory{then}", kind="limit", group=group, run=copy))
+        ways.append(Way(name="copying memory, one thread", kind="limit", group=group, run=copy))
         for num_readers, loader in loaders.items():
-            name = f"mmsent, {num_readers} reader{'s' * (num_readers > 1)}{then}"
+            name = f"mmsent, {num_readers} reader{'s' * (num_readers > 1)}"
             run = partial(_iterate, loader, look)
             ways.append(Way(name=name, kind="ours", group=group, num_readers=num_readers, run=run))
     for num_workers in (0, _WORKERS):
@@ -79,7 +78,7 @@ def file_ways(split: Split, *, batch_size: int) -> Iterator[list[Way]]:
         files = _Files(Path(folder), num_samples)
         yield [
             Way(
-                name=f"torch DataLoader, a file per array{_with(num_workers)}",
+                name=f"torch DataLoader over files{_with(num_workers)}",
                 kind="other",
                 group="loading",
                 run=partial(_torch_files, files, batch_size, num_workers),
@@ -91,13 +90,19 @@ def file_ways(split: Split, *, batch_size: int) -> Iterator[list[Way]]:
 def train_ways(split: Split, *, model_config: ModelConfig, train_config: TrainConfig, seconds: float) -> list[Way]:
     """Return the ways to train for about so many seconds each: on one batch again and again, and on the loader's.
 
-    The first of them builds the model, which raises `EncoderError` where its weights cannot be had.
+    Preparing them builds the model, which raises `EncoderError` where its weights cannot be had.
     """
     bench = _TrainBench(split, model_config=model_config, train_config=train_config, seconds=seconds)
-    readers = train_config.num_readers
+    common: dict[str, Any] = {"group": "training", "prepare": bench.prepare, "once_if_over_seconds": 4 * seconds}
     return [
-        Way(name="trainer, one batch that is on the device", kind="headroom", group="training", run=bench.run_headroom),
-        Way(name="trainer, fed by the loader", kind="fed", group="training", num_readers=readers, run=bench.run_fed),
+        Way(name="trainer, a batch that is there", kind="headroom", run=bench.run_headroom, **common),
+        Way(
+            name="trainer, the loader's batches",
+            kind="fed",
+            num_readers=train_config.num_readers,
+            run=bench.run_fed,
+            **common,
+        ),
     ]
 
 
@@ -121,40 +126,44 @@ class _TrainBench:
         )
         self._feed = DeviceFeed(self._loader, device)
 
+    def prepare(self) -> None:
+        """Build the model and see how long a step takes, once."""
+        if self._trainer is not None:
+            return
+        trainer = Trainer.new(
+            self._split, self._split, Path(), model_config=self._model_config, train_config=self._train_config
+        )
+        trainer.model.train()
+        batch = next(iter(self._feed))
+        for _ in range(2):  # the first step allocates and tunes; one that takes long as it is says enough
+            start = time.perf_counter()
+            trainer.step(batch)
+            seconds = time.perf_counter() - start
+            if seconds > self._seconds:
+                break
+        self._num_steps = max(1, min(200, int(self._seconds / seconds)))
+        self._trainer = trainer
+
     def run_headroom(self) -> int:
         """Train on one batch again and again."""
-        trainer = self._ready()
+        assert self._trainer is not None
         batch = next(iter(self._feed))
         for _ in range(self._num_steps):
-            trainer.step(batch)
+            self._trainer.step(batch)
         return self._num_steps * len(batch)
 
     def run_fed(self) -> int:
         """Train on the loader's batches, going on where the last time ended."""
-        trainer = self._ready()
+        assert self._trainer is not None
         num_samples = num_steps = 0
         while num_steps < self._num_steps:
             for batch in self._feed:
-                trainer.step(batch)
+                self._trainer.step(batch)
                 num_samples += len(batch)
                 num_steps += 1
                 if num_steps == self._num_steps:
                     break
         return num_samples
-
-    def _ready(self) -> Trainer:
-        """Build the model and see how long a step takes, the first time."""
-        if self._trainer is None:
-            self._trainer = Trainer.new(
-                self._split, self._split, Path(), model_config=self._model_config, train_config=self._train_config
-            )
-            self._trainer.model.train()
-            batch = next(iter(self._feed))
-            self._trainer.step(batch)  # compiles and allocates
-            start = time.perf_counter()
-            self._trainer.step(batch)
-            self._num_steps = max(1, min(200, int(self._seconds / (time.perf_counter() - start))))
-        return self._trainer
 
 
 Look = Callable[[Any], None]

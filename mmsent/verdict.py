@@ -40,18 +40,18 @@ def verdict(timings: Sequence[Timing]) -> list[str]:
     lines.append(f"The loader gives {best.median:,.0f} samples/s with {_readers(best)}: {share}.")
     others = [*_of(timings, "loading", "other"), *_of(timings, "decoding", "other")]
     for other in sorted(others, key=lambda timing: -timing.median):
-        line = (
-            f"{_capital(other.name)}: {other.median:,.0f} samples/s, the loader {best.times(other):,.1f} times as many"
-        )
+        where = "decoding on every access, " if other.group == "decoding" else ""
+        rates = f"{_rate(other)} samples/s, the loader {best.times(other):,.1f} times as many"
+        line = f"{where}{other.name}: {rates}"
         if demand > other.median:
             line += f"; training on it would wait for {1 - other.median / demand:.0%} of the time"
-        lines.append(f"{line}.")
+        lines.append(f"{line[0].upper()}{line[1:]}.")
     return lines
 
 
 def _training(headroom: Timing, fed: Timing, best: Timing, ours: list[Timing]) -> list[str]:
     waiting = max(0.0, 1 - fed.times(headroom))
-    rates = f"{headroom.median:,.1f} samples/s on a batch that is there, {fed.median:,.1f} on the loader's"
+    rates = f"{_rate(headroom)} samples/s on a batch that is there, {_rate(fed)} on the loader's"
     if waiting <= _FREE:
         spare = best.median / headroom.median
         return [
@@ -80,5 +80,5 @@ def _readers(timing: Timing) -> str:
     return f"{timing.num_readers} reader{'s' * (timing.num_readers > 1)}"
 
 
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
+def _rate(timing: Timing) -> str:
+    return f"{timing.median:,.0f}" if timing.median >= 100 else f"{timing.median:.2g}"

@@ -43,9 +43,9 @@ def on_the_fly_ways(root: Path, *, num_clips: int) -> list[Way]:
         then = "`mmsent doctor --deep` says what is wrong with them"
         raise DatasetError(describe("no clip here can be decoded", file=root, then=then))
     ways: dict[str, Callable[[], Decode]] = {
-        "decoding on every access: Decord, whole clip": partial(decode_row, "decord"),
-        "decoding on every access: PyAV, whole clip": partial(decode_row, "pyav"),
-        "the tutorial's way: OpenCV, ffmpeg, first 30 frames": tutorial,
+        "Decord, whole clip": partial(decode_row, "decord"),
+        "PyAV, whole clip": partial(decode_row, "pyav"),
+        "tutorial: OpenCV, first 30 frames": tutorial,
     }
     return [
         Way(name=name, kind="other", group="decoding", run=partial(_run, make, root, rows))

@@ -1,10 +1,11 @@
 """Ways of doing the same thing, timed in turns: the moods of a machine that is shared meet all of them alike."""
 
+import math
 import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from shards.errors import ExpectedError
@@ -32,11 +33,15 @@ class Way:
     """Ways of a group are compared with each other."""
     num_readers: int = 0
     """Threads of the loader in it."""
+    prepare: Callable[[], None] | None = None
+    """Called once before the first run; without it, that is `run` itself, uncounted: it brings files into memory."""
+    once_if_over_seconds: float = math.inf
+    """A run that took longer than this is not repeated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """What was measured of a way, one figure per round."""
+    """What was measured of a way, one figure per run."""
 
     name: str
     kind: Kind
@@ -61,50 +66,76 @@ class Timing:
         return min(rates), max(rates)
 
     def times(self, other: "Timing") -> float:
-        """Return the median over the rounds of how many times as fast as another way this one was."""
-        pairs = zip(self.samples_per_second, other.samples_per_second, strict=False)
-        return statistics.median([ours / theirs for ours, theirs in pairs] or [0.0])
+        """Return how many times as fast as another way this one was; within a group, the median over the rounds."""
+        if self.group != other.group or len(self.samples_per_second) != len(other.samples_per_second):
+            return self.median / other.median
+        pairs = zip(self.samples_per_second, other.samples_per_second, strict=True)
+        return statistics.median(ours / theirs for ours, theirs in pairs)
 
 
 def measure(
     ways: Sequence[Way], *, rounds: int, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> list[Timing]:
-    """Time all ways once in each round, after a round that is not counted: it brings files and code into memory.
+    """Time ways group by group, within a group in turns: all once in each round.
+
+    Groups come one after the other, since a trainer's memory would push the shards out of the page cache.
 
     Args:
         ways: What to time. The `ExpectedError` or `ImportError` of one is its result; it is not tried again.
         rounds: Rounds that count.
         on_progress: Called with the runs that are done and those that there will be.
     """
-    rates: dict[str, list[float]] = {way.name: [] for way in ways}
-    cpu: dict[str, list[float]] = {way.name: [] for way in ways}
-    failures: dict[str, str] = {}
-    for number in range(rounds + 1):
-        for place, way in enumerate(ways):
-            if way.name not in failures:
-                start, start_cpu = time.perf_counter(), _cpu_seconds()
-                try:
-                    num_samples = way.run()
-                except (ExpectedError, ImportError) as exc:
-                    failures[way.name] = str(exc)
-                else:
-                    seconds, cpu_seconds = time.perf_counter() - start, _cpu_seconds() - start_cpu
-                    if number:
-                        rates[way.name].append(num_samples / seconds)
-                        cpu[way.name].append(1000 * cpu_seconds / num_samples)
-            on_progress(number * len(ways) + place + 1, (rounds + 1) * len(ways))
-    return [
-        Timing(
+    found = {id(way): _Runs() for way in ways}
+    done, total = 0, len(ways) * (rounds + 1)
+    for group in dict.fromkeys(way.group for way in ways):
+        for number in range(rounds + 1):
+            for way in ways:
+                if way.group == group:
+                    found[id(way)].add(way, warm_up=number == 0)
+                    done += 1
+                    on_progress(done, total)
+    return [found[id(way)].timing(way) for way in ways]
+
+
+@dataclass(slots=True)
+class _Runs:
+    """What was measured of a way so far."""
+
+    rates: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    failure: str = ""
+    too_long: bool = False
+
+    def add(self, way: Way, *, warm_up: bool) -> None:
+        """Run a way once more, unless it cannot be done or takes too long to be repeated."""
+        if self.failure or self.too_long:
+            return
+        try:
+            if warm_up and way.prepare is not None:
+                way.prepare()
+                return
+            start, start_cpu = time.perf_counter(), _cpu_seconds()
+            num_samples = way.run()
+        except (ExpectedError, ImportError) as exc:
+            self.failure = str(exc)
+            return
+        seconds, cpu_seconds = time.perf_counter() - start, _cpu_seconds() - start_cpu
+        if not warm_up:
+            self.rates.append(num_samples / seconds)
+            self.cpu.append(1000 * cpu_seconds / num_samples)
+            self.too_long = seconds > way.once_if_over_seconds
+
+    def timing(self, way: Way) -> Timing:
+        """Return all of it."""
+        return Timing(
             name=way.name,
             kind=way.kind,
             group=way.group,
             num_readers=way.num_readers,
-            samples_per_second=tuple(rates[way.name]) if way.name not in failures else (),
-            cpu_seconds_per_1000=tuple(cpu[way.name]) if way.name not in failures else (),
-            failure=failures.get(way.name, ""),
+            samples_per_second=tuple(self.rates) if not self.failure else (),
+            cpu_seconds_per_1000=tuple(self.cpu) if not self.failure else (),
+            failure=self.failure,
         )
-        for way in ways
-    ]
 
 
 def _cpu_seconds() -> float:
