@@ -95,7 +95,7 @@ class ShardCache:
             name: Its name there.
             num_bytes: Its size by the index.
             sha256: Its digest by the index; the same content from another URL is the same entry.
-            on_room: Called, maybe more than once, when the file is here or has room reserved, before it is downloaded.
+            on_room: Called once, when the file is here or has room reserved, and before it is downloaded.
             stopped: Asked between the pieces of a download and while waiting.
 
         Raises:
@@ -127,7 +127,6 @@ class ShardCache:
                     on_room()
                     return Lease(self.directory / sha256, descriptor)
                 if self._is_downloading(sha256):
-                    on_room()  # it is there, and whoever downloads it works for us too
                     deadline = time.monotonic() + self.room_timeout_seconds
                 else:
                     used_bytes = self._make_room(num_bytes)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from shards.cache import Lease, LeaseStoppedError, ShardCache
 from shards.errors import CacheFullError
@@ -169,16 +169,13 @@ class Prefetcher:
                     name,
                     num_bytes=num_bytes,
                     sha256=sha256,
-                    on_room=self._passer(k),
+                    on_room=lambda: self._pass_room_turn(k),
                     stopped=lambda: self._closed,
                 )
             except CacheFullError:
                 # The consumer may use what it holds for as long as it likes; if it waits itself, no room is in sight.
                 if was_wanted or num_bytes > self._cache.max_bytes:
                     raise
-
-    def _passer(self, k: int) -> Callable[[], None]:
-        return lambda: self._pass_room_turn(k)
 
     def _pass_room_turn(self, k: int) -> None:
         with self._changed:

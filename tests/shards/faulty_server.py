@@ -10,18 +10,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Literal, get_args
 from urllib.parse import unquote
 
 Answer = Callable[[bytes], tuple[bytes, bytes]]
 """From the head of a request to the head and the body of its answer."""
+
+Kind = Literal["reset", "cut", "shorten", "flip", "delay", "status"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
 class Fault:
     """What goes wrong with one answer."""
 
-    kind: Literal["reset", "cut", "shorten", "flip", "delay", "status"]
+    kind: Kind
     """`reset` the connection or `cut` the body; `shorten` it and say so; `flip` a bit; `delay`; another `status`."""
     where: float = 0.5
     """How far into the body, from 0 to 1."""
@@ -35,8 +38,8 @@ class FaultyServer:
     def __init__(self, answer: Answer) -> None:
         self.requests: list[tuple[str, str]] = []
         """Path and range of each request for a tar, as they came."""
-        self.ended = threading.Event()
-        """Set at the end; delays stop."""
+        self.go_on = threading.Event()
+        """Ends delays early when it is set."""
         self._answer = answer
         self._script: list[Fault | None] = []
         self._lock = threading.Lock()
@@ -65,6 +68,7 @@ class FaultyServer:
         """Replace the script, and forget the requests so far; when it is used up all goes well."""
         with self._lock:
             self._script = list(faults)
+            self.go_on.clear()
             self.requests.clear()
 
     def __enter__(self) -> "FaultyServer":
@@ -74,7 +78,7 @@ class FaultyServer:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.ended.set()
+        self.go_on.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -104,7 +108,7 @@ class FaultyServer:
             head = re.sub(rb"(?im)^content-length:.*$", b"Content-Length: %d\r" % place, head)
         if fault is not None and fault.kind == "delay":
             connection.sendall(head + body[:place])
-            self.ended.wait(fault.seconds)
+            self.go_on.wait(fault.seconds)
             connection.sendall(body[place:])
         elif fault is not None and fault.kind in ("reset", "cut"):
             connection.sendall(head + body[:place])
