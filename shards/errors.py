@@ -2,7 +2,16 @@
 
 from pathlib import Path
 
-__all__ = ["ExpectedError", "FormatVersionError", "ShardCorruptError", "ShardError", "SpecMismatchError", "describe"]
+__all__ = [
+    "CacheFullError",
+    "ExpectedError",
+    "FormatVersionError",
+    "RemoteError",
+    "ShardCorruptError",
+    "ShardError",
+    "SpecMismatchError",
+    "describe",
+]
 
 
 class ExpectedError(Exception):
@@ -18,6 +27,14 @@ class ShardError(ExpectedError):
 
 class ShardCorruptError(ShardError):
     """A shard, table or index whose bytes are not the ones that were written."""
+
+
+class RemoteError(ShardError):
+    """A file by URL that cannot be had, or is not the one that was asked for."""
+
+
+class CacheFullError(ShardError):
+    """A local cache that has no room for a shard, and none became free in time."""
 
 
 class FormatVersionError(ShardError):

@@ -18,6 +18,7 @@ DOORS = {
     "decord": {"preprocess/decord_clip.py"},
     "av": {"preprocess/demo_clip.py", "preprocess/probe.py", "preprocess/pyav_clip.py"},
     "torchaudio": {"preprocess/logmel.py"},
+    "fsspec": {"shards/remote.py"},
     "tokenizers": {"preprocess/text.py"},
     "huggingface_hub": {"preprocess/text.py"},
     "matplotlib": {"mmsent/plots.py"},
