@@ -364,7 +364,7 @@ def verify_command(
 
     Example: `mmsent verify data/shards`
     """
-    from preprocess.complete import repair_shards
+    from preprocess.complete import repair_shards, restore_tables
     from shards.index import INDEX_NAME, split_directories
     from shards.verify import verify_split
 
@@ -392,8 +392,10 @@ def verify_command(
             _print_checks(checks, repair=True)
         broken = {check.split: check.broken_shards for check in checks}
         out = shards.parent if (shards / INDEX_NAME).is_file() else shards
-        with _progress_by_name() as on_progress:
-            repair_shards(out, repair, broken=broken, num_workers=num_workers, on_progress=on_progress)
+        restore_tables(out, [check.split for check in checks if check.only_table_broken])
+        if any(check.problems and not check.only_table_broken for check in checks):
+            with _progress_by_name() as on_progress:
+                repair_shards(out, repair, broken=broken, num_workers=num_workers, on_progress=on_progress)
         checks = check_all()
     if as_json:
         _print_json({check.split: asdict(check) for check in checks})

@@ -25,7 +25,7 @@ from preprocess.build import feature_spec
 from preprocess.config import PreprocessConfig
 from preprocess.extract import extract
 from preprocess.text import learn_tokenizer
-from shards.index import Index, write_index
+from shards.finish import finish_split
 from shards.loader import ShardLoader
 from shards.reader import Split
 from shards.schema import MELD_LABELS, PRESENT, FeatureSpec, Sample, SampleMeta, Source
@@ -127,7 +127,7 @@ def _write(directory: Path, frames: list[NDArray[np.uint8]], spec: FeatureSpec) 
         label_sets=MELD_LABELS,
         origin=lambda: Origin(rows_sha256="", inputs_sha256="", fingerprints={}, sources={}),
     )
-    write_index(directory, Index(split="train", spec=spec, label_sets=MELD_LABELS, shards=(info,)))
+    finish_split(directory, split="train", spec=spec, label_sets=MELD_LABELS, shards=(info,))
     return Split(directory)
 
 

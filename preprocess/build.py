@@ -32,7 +32,8 @@ from preprocess.pool import Request, extract_all
 from preprocess.reuse import open_old_shard
 from preprocess.text import TextTokenizer, learn_tokenizer, load_tokenizer
 from shards.errors import ShardError, describe
-from shards.index import INDEX_NAME, Index, ShardInfo, read_index, read_sidecar, sidecar_name, write_index
+from shards.finish import finish_split
+from shards.index import INDEX_NAME, ShardInfo
 from shards.schema import (
     MODALITIES,
     PRESENT,
@@ -46,7 +47,7 @@ from shards.schema import (
     VideoSpec,
 )
 from shards.strip import encode_strip
-from shards.writer import Origin, read_record, record_path, write_shard
+from shards.writer import Origin, read_record, read_rows, record_path, rows_path, write_shard
 
 __all__ = ["Progress", "SplitMade", "build_shards", "build_tokenizer", "feature_spec"]
 
@@ -388,22 +389,18 @@ class _SplitWork:
     def _finish(self) -> None:
         """Publish the index of a whole split unless it is there already; remove shards of an older plan."""
         shards = tuple(shard for shard in self._finished.values() if shard is not None)
-        sidecars = [read_sidecar(self._directory, shard, num_tasks=len(self._label_sets)) for shard in shards]
-        seen = np.concatenate(sidecars)["present"] & 1 << MODALITIES.index("video")
+        bit = 1 << MODALITIES.index("video")
+        seen = chain.from_iterable(read_rows(self._directory / shard.name)["present"] & bit for shard in shards)
         failed = [row.key for row, present in zip(self.split.utterances, seen, strict=True) if not present]
         _check_failures(self.split, failed, self._config, why="have no picture")
-        index = Index(split=self.split.name, spec=self._spec, label_sets=self._label_sets, shards=shards)
-        try:
-            if read_index(self._directory) == index:
-                return
-        except ShardError:
-            _LOG.debug("the index of %s is to be written", self.split.name)
         for path in self._directory.glob(f"{self.split.name}-*.tar"):
             if path.name not in self._finished:
                 _LOG.info("removing a shard of an older plan: %s", path)
-                for old in (path, path.with_name(sidecar_name(path.name)), record_path(path)):
+                for old in (path, rows_path(path), record_path(path)):
                     old.unlink(missing_ok=True)
-        write_index(self._directory, index)
+        finish_split(
+            self._directory, split=self.split.name, spec=self._spec, label_sets=self._label_sets, shards=shards
+        )
 
 
 @cache

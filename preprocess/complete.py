@@ -12,10 +12,10 @@ from preprocess.lock import locked
 from preprocess.plan import read_plan
 from preprocess.text import load_saved_tokenizer
 from shards.errors import ShardError, describe
-from shards.index import Index, read_index, write_index
+from shards.finish import finish_split, restore_table
 from shards.writer import read_record
 
-__all__ = ["complete_splits", "repair_shards"]
+__all__ = ["complete_splits", "repair_shards", "restore_tables"]
 
 
 def complete_splits(out: Path) -> dict[str, int]:
@@ -51,9 +51,7 @@ def complete_splits(out: Path) -> dict[str, int]:
                 more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
                 lacking.append(f"{directory.name} lacks {', '.join(missing[:3])}{more} of {len(names)} shards")
                 continue
-            index = Index(split=directory.name, spec=claim.spec, label_sets=claim.label_sets, shards=infos)
-            if not _is_there(directory, index):
-                write_index(directory, index)
+            finish_split(directory, split=directory.name, spec=claim.spec, label_sets=claim.label_sets, shards=infos)
             found[directory.name] = len(infos)
     if lacking:
         then = "run the parts that are not done, or copy their shards here with their .work folders"
@@ -105,8 +103,13 @@ def repair_shards(
     return made
 
 
-def _is_there(directory: Path, index: Index) -> bool:
-    try:
-        return read_index(directory) == index
-    except ShardError:
-        return False
+def restore_tables(out: Path, splits: Collection[str]) -> None:
+    """Make the samples tables of splits again, whose shards are whole; neither clips nor `.work` folders are needed.
+
+    Raises:
+        ShardError: as `shards.finish.restore_table` does, or the disk is full.
+        OutputBusyError: if another run is writing to `out`.
+    """
+    with locked(out, Part()):
+        for split in splits:
+            restore_table(out / split)

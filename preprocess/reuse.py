@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from preprocess.extract import MEDIA, Extract, Feature, Medium
 from shards.codec import decode_sample
 from shards.errors import ShardError
-from shards.index import ShardInfo, read_sidecar, sidecar_name
+from shards.index import ShardInfo
 from shards.schema import FeatureSpec, Sample
-from shards.writer import Origin
+from shards.writer import Origin, read_rows
 
 __all__ = ["OldShard", "open_old_shard"]
 
@@ -37,8 +36,8 @@ def open_old_shard(path: Path, record: tuple[ShardInfo, Origin] | None, *, spec:
         if record is not None:
             # Trouble with an old shard is none: it costs the making of all its samples.
             with suppress(OSError, ShardError, tarfile.TarError, ValueError):
-                info, origin = record
-                rows = read_sidecar(path.parent, info, num_tasks=_num_tasks(path))
+                _, origin = record
+                rows = read_rows(path)
                 tar = stack.enter_context(tarfile.open(path, "r:"))
                 members = _members(tar, rows)
                 sources, made = origin.sources, origin.fingerprints
@@ -48,7 +47,7 @@ def open_old_shard(path: Path, record: tuple[ShardInfo, Origin] | None, *, spec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Members:
-    """The files of one sample in a tar, and its row in the sidecar."""
+    """The files of one sample in a tar, and its row of the samples table."""
 
     tar: tarfile.TarFile
     files: tuple[tarfile.TarInfo, ...]
@@ -81,15 +80,6 @@ class OldShard:
         notes = tuple(note for note in sample.meta.notes if note.about == "row" and note.kind != "short_row")
         features = {medium: _feature(sample, medium) for medium in media}
         return Extract(path=sample.meta.source.path, notes=notes, features=features)
-
-
-def _num_tasks(path: Path) -> int:
-    """Return how many label tasks an old shard has: not always those of the data set of today."""
-    try:
-        rows: NDArray[Any] = np.load(path.with_name(sidecar_name(path.name)), allow_pickle=False)
-        return int(rows["labels"].shape[1])
-    except (EOFError, IndexError) as exc:
-        raise ValueError(f"no sidecar: {exc}") from exc
 
 
 def _members(tar: tarfile.TarFile, rows: NDArray[Any]) -> dict[str, _Members]:

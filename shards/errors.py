@@ -17,7 +17,7 @@ class ShardError(ExpectedError):
 
 
 class ShardCorruptError(ShardError):
-    """A shard or sidecar whose bytes are not the ones that were written."""
+    """A shard, table or index whose bytes are not the ones that were written."""
 
 
 class FormatVersionError(ShardError):

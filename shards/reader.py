@@ -5,6 +5,7 @@ Shape letters: T frames, H height, W width, M mel bins, S hops, L tokens.
 
 import hashlib
 import mmap
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 
 from shards.codec import ARRAY_MEMBERS, array_shapes, decode_meta, decode_sample, npy_header, pixels
 from shards.errors import ShardCorruptError, ShardError, describe
-from shards.index import Index, ShardInfo, read_index, read_sidecar
+from shards.index import Index, ShardInfo, read_index
 from shards.schema import MODALITIES, FeatureSpec, LabelSet, Sample, SampleMeta
+from shards.table import read_table
 
 __all__ = ["Split", "map_file", "read_split"]
 
@@ -31,7 +33,7 @@ class Split:
     Attributes:
         directory: The split's folder.
         index: What the folder holds.
-        rows: `(num_samples,)` of `shards.index.sidecar_dtype`, all shards together.
+        rows: `(num_samples,)` of `shards.table.row_dtype`, read-only and mapped: the samples table.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -39,18 +41,21 @@ class Split:
 
         Raises:
             ShardError: if it has no index, or another format version.
-            ShardCorruptError: if a shard or sidecar is missing or has another size than the index says.
+            ShardCorruptError: if a shard is missing or has another size than the index says, or if the samples table is
+                not the one that was written.
         """
         self.directory = directory
         self.index: Index = read_index(directory)
-        for shard in self.index.shards:
-            _check_size(directory / shard.name, shard)
-        num_tasks = len(self.index.label_sets)
-        sidecars = [read_sidecar(directory, shard, num_tasks=num_tasks) for shard in self.index.shards]
-        if not sidecars or not sum(map(len, sidecars)):
+        _check_sizes(directory, self.index.shards)
+        if not self.index.num_samples:
             raise ShardError(describe("the split has no samples", file=directory, then="check the annotations"))
-        self.rows: NDArray[Any] = np.concatenate(sidecars)
-        self._starts = np.cumsum([0, *map(len, sidecars)])
+        self.rows: NDArray[Any] = read_table(
+            directory,
+            sha256=self.index.samples_sha256,
+            num_samples=self.index.num_samples,
+            num_tasks=len(self.index.label_sets),
+        )
+        self._starts = np.cumsum([0, *(shard.num_samples for shard in self.index.shards)])
         # Bounded, because each map holds a file descriptor; a view of a map that was dropped keeps it alive.
         self._mapped = lru_cache(_MAX_MAPPED)(self._map)
         self._array_bytes = {
@@ -67,7 +72,7 @@ class Split:
 
     @property
     def label_sets(self) -> tuple[LabelSet, ...]:
-        """Tasks and their label names, in the order of the sidecar's `labels`."""
+        """Tasks and their label names, in the order of the rows' `labels`."""
         return self.index.label_sets
 
     def label_counts(self) -> dict[str, dict[str, int]]:
@@ -140,7 +145,7 @@ class Split:
                 payloads[f"{name}.npy"] = npy_header(shape, ARRAY_MEMBERS[name]) + values.tobytes()
         text = self._json(sample)
         if zlib.crc32(text, crc32) != row["crc32"]:
-            what = f"sample {sample} of the split is damaged: its CRC-32 is not the one in the sidecar"
+            what = f"sample {sample} of the split is damaged: its CRC-32 is not the one in the samples table"
             raise ShardCorruptError(describe(what, file=self.shard_path(sample), then="run `mmsent verify`"))
         return decode_sample({**payloads, "json": text}, where=f"{self.shard_path(sample)}, sample {sample}")
 
@@ -208,13 +213,34 @@ def map_file(path: Path) -> NDArray[np.uint8]:
         return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
 
 
+def _check_sizes(directory: Path, shards: Sequence[ShardInfo]) -> None:
+    """Check all shards by one look at the folder: a question for each path costs seconds with tens of thousands."""
+    with os.scandir(directory) as entries:
+        found = {entry.name: entry for entry in entries}
+    for shard in shards:
+        try:
+            size = found[shard.name].stat().st_size
+        except (KeyError, FileNotFoundError) as exc:  # the latter for a link that leads nowhere
+            raise _missing(directory / shard.name) from exc
+        if size != shard.bytes:
+            raise _other_size(directory / shard.name, shard, size)
+
+
 def _check_size(path: Path, shard: ShardInfo) -> None:
     try:
         size = path.stat().st_size
     except FileNotFoundError as exc:
-        then = "copy it again, or run `mmsent preprocess` to make it"
-        raise ShardCorruptError(describe("a shard of the index is missing", file=path, then=then)) from exc
+        raise _missing(path) from exc
     if size != shard.bytes:
-        what = f"shard {shard.name} holds {size:,} bytes, its index says {shard.bytes:,}"
-        then = "copy it again, or delete it and its split's index.json and run `mmsent preprocess`"
-        raise ShardCorruptError(describe(what, file=path, then=then))
+        raise _other_size(path, shard, size)
+
+
+def _missing(path: Path) -> ShardCorruptError:
+    then = "copy it again, or run `mmsent preprocess` to make it"
+    return ShardCorruptError(describe("a shard of the index is missing", file=path, then=then))
+
+
+def _other_size(path: Path, shard: ShardInfo, size: int) -> ShardCorruptError:
+    what = f"shard {shard.name} holds {size:,} bytes, its index says {shard.bytes:,}"
+    then = "copy it again, or delete it and its split's index.json and run `mmsent preprocess`"
+    return ShardCorruptError(describe(what, file=path, then=then))

@@ -47,12 +47,12 @@ __all__ = [
     "check_key",
 ]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Raised by any change of the files that a reader could notice. `docs/format.md` is the normative text."""
 
 Modality = Literal["video", "audio", "text"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
-"""The order is part of the format: bit i of the sidecar's `present` is modality i."""
+"""The order is part of the format: bit i of a row's `present` is modality i."""
 
 SPLITS = ("train", "dev", "test")
 

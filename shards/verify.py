@@ -2,7 +2,6 @@
 
 import hashlib
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.codec import decode_sample, encode_sample, header_sizes, members, pixels
 from shards.errors import ShardError
-from shards.index import INDEX_NAME, Index, ShardInfo, read_index, read_sidecar, sidecar_name, sidecar_row
+from shards.index import INDEX_NAME, Index, ShardInfo, read_index
 from shards.reader import map_file
+from shards.table import TABLE_NAME, read_table
+from shards.walk import walk_shard
 
 __all__ = ["Problem", "SplitCheck", "verify_split"]
 
@@ -45,6 +45,11 @@ class SplitCheck:
         names = dict.fromkeys(Path(problem.file).name for problem in self.problems if problem.remake)
         return tuple(names)
 
+    @property
+    def only_table_broken(self) -> bool:
+        """Whether the samples table is all that is wrong; the tars tell all that is in it."""
+        return [Path(problem.file).name for problem in self.problems] == [TABLE_NAME]
+
 
 def verify_split(directory: Path, *, on_progress: Callable[[int, int], None] = lambda done, total: None) -> SplitCheck:
     """Check everything that can be checked without the clips.
@@ -63,9 +68,23 @@ def verify_split(directory: Path, *, on_progress: Callable[[int, int], None] = l
         return SplitCheck(split=directory.name, num_shards=0, num_samples=0, num_bytes=0, problems=(problem,))
     problems = list(_strangers(directory, index))
     keys: dict[str, str] = {}
+    start = 0
+    table: NDArray[Any] | None = None
+    try:
+        table = read_table(
+            directory,
+            sha256=index.samples_sha256,
+            num_samples=index.num_samples,
+            num_tasks=len(index.label_sets),
+        )
+    except ShardError as exc:  # the tars are checked all the same
+        what = str(exc).splitlines()[0]
+        problems.append(Problem(file=str(directory / TABLE_NAME), what=what, remake=False))
     for number, shard in enumerate(index.shards):
         on_progress(number, len(index.shards))
-        for what in _check_shard(directory, shard, index=index, keys=keys):
+        rows = table[start : start + shard.num_samples] if table is not None else None
+        start += shard.num_samples
+        for what in _check_shard(directory, shard, rows, index=index, keys=keys):
             problems.append(Problem(file=str(directory / shard.name), what=what, remake=True))
     on_progress(len(index.shards), len(index.shards))
     return SplitCheck(
@@ -85,13 +104,14 @@ def _strangers(directory: Path, index: Index) -> Iterator[Problem]:
             yield Problem(file=str(path), what="a tar that the index does not list: remove it", remake=False)
 
 
-def _check_shard(directory: Path, shard: ShardInfo, *, index: Index, keys: dict[str, str]) -> Iterator[str]:
+def _check_shard(
+    directory: Path, shard: ShardInfo, rows: NDArray[Any] | None, *, index: Index, keys: dict[str, str]
+) -> Iterator[str]:
     path = directory / shard.name
     try:
         size = path.stat().st_size
-        rows = read_sidecar(directory, shard, num_tasks=len(index.label_sets))
-    except (OSError, ShardError) as exc:
-        yield str(exc).splitlines()[0]
+    except OSError as exc:
+        yield str(exc)
         return
     if size != shard.bytes:
         yield f"holds {size:,} bytes, its index says {shard.bytes:,}"
@@ -99,51 +119,13 @@ def _check_shard(directory: Path, shard: ShardInfo, *, index: Index, keys: dict[
     if hashlib.sha256(map_file(path).data).hexdigest() != shard.sha256:
         yield "its SHA-256 is not the one in the index: at least one byte was changed"
     try:
-        yield from _check_samples(path, rows, index=index, keys=keys)
+        for number, walked in enumerate(walk_shard(path, index=index, num_samples=shard.num_samples)):
+            if walked.problem:
+                yield walked.problem
+                continue
+            if rows is not None and np.array(walked.row, dtype=rows.dtype) != rows[number]:
+                yield f"{walked.key}: its row in {TABLE_NAME} says something else"
+            if keys.setdefault(walked.key, path.name) != path.name:
+                yield f"{walked.key} is also in {keys[walked.key]}"
     except tarfile.TarError as exc:
         yield f"is no longer a tar: {exc}"
-
-
-def _check_samples(path: Path, rows: NDArray[Any], *, index: Index, keys: dict[str, str]) -> Iterator[str]:
-    """Walk the tar as a stranger would, sample by sample, and hold each against its sidecar row."""
-    headers = header_sizes(index.spec)
-    extensions = members(index.spec.video.storage)
-    with tarfile.open(path, "r:") as tar:
-        found = tar.getmembers()
-        if len(found) != len(rows) * len(extensions):
-            yield f"holds {len(found)} members, {len(rows)} samples need {len(rows) * len(extensions)}"
-            return
-        for number, row in enumerate(rows):
-            group = found[number * len(extensions) : (number + 1) * len(extensions)]
-            key = group[0].name.partition(".")[0]
-            if [member.name for member in group] != [f"{key}.{extension}" for extension in extensions]:
-                yield f"sample {number} has members {[member.name for member in group]}"
-                continue
-            payloads: dict[str, bytes] = {}
-            offsets: dict[str, int] = {}
-            sizes: dict[str, int] = {}
-            crc32 = 0
-            for extension, member in zip(extensions, group, strict=True):
-                file = tar.extractfile(member)
-                payload = file.read() if file is not None else b""
-                name = extension.partition(".")[0]
-                header_bytes = headers.get(name, 0)
-                payloads[extension] = payload
-                offsets[name] = member.offset_data + header_bytes
-                sizes[name] = len(payload) - header_bytes
-                crc32 = zlib.crc32(memoryview(payload)[header_bytes:], crc32)
-            try:
-                sample = decode_sample(payloads, where=f"{path}, {key}")
-                pixels(sample.frames, index.spec.video)
-                as_written = encode_sample(sample, spec=index.spec, label_sets=index.label_sets)
-            except (ShardError, ValueError) as exc:
-                yield f"{key}: {str(exc).splitlines()[0]}"
-                continue
-            if sample.meta.key != key or sample.meta.split != index.split or as_written != payloads:
-                yield f"{key}: its members do not fit each other and the index"
-                continue
-            expected = sidecar_row(sample.meta, offsets=offsets, sizes=sizes, crc32=crc32, label_sets=index.label_sets)
-            if np.array(expected, dtype=rows.dtype) != row:
-                yield f"{key}: its row in {sidecar_name(path.name)} says something else"
-            if keys.setdefault(key, path.name) != path.name:
-                yield f"{key} is also in {keys[key]}"

@@ -10,16 +10,18 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shards.codec import encode_sample, header_sizes
-from shards.errors import ShardError, describe
-from shards.index import ShardInfo, publish, sha256_file, sidecar_dtype, sidecar_name, sidecar_row, sync_directory
+from shards.errors import ShardCorruptError, ShardError, describe
+from shards.index import ShardInfo, publish, sha256_file, sync_directory
 from shards.schema import FeatureSpec, LabelSet, Sample, canonical_json
+from shards.table import row_dtype, sample_row, table_pieces
 
-__all__ = ["Origin", "read_record", "record_path", "shard_name", "write_shard"]
+__all__ = ["Origin", "read_record", "read_rows", "record_path", "rows_path", "shard_name", "write_shard"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,11 @@ def record_path(path: Path) -> Path:
     return path.parent / ".work" / f"{path.stem}.json"
 
 
+def rows_path(path: Path) -> Path:
+    """Return where the rows of a shard lie until its split is finished, and for the next run, beside its record."""
+    return path.parent / ".work" / f"{path.stem}.npy"
+
+
 def write_shard(
     path: Path,
     samples: Iterable[Sample],
@@ -57,7 +64,7 @@ def write_shard(
     label_sets: Sequence[LabelSet],
     origin: Callable[[], Origin],
 ) -> ShardInfo:
-    """Write samples into one tar with its sidecar and record, as they come, holding one in memory at a time.
+    """Write samples into one tar, its rows and its record, as they come, holding one in memory at a time.
 
     Everything goes to temporary names first. The record is renamed last and says that the shard is whole:
     a crash at any point leaves either no record or a good shard.
@@ -89,14 +96,13 @@ def write_shard(
         finally:
             with _disk_trouble_named(path):
                 raw.close()
-        sidecar = writer.sidecar()
+        rows = writer.table()
         made_from = origin()
         info = ShardInfo(
             name=path.name,
             bytes=writer.offset,
             num_samples=len(writer.rows),
             sha256=writer.digest.hexdigest(),
-            sidecar_sha256=hashlib.sha256(sidecar).hexdigest(),
             inputs_sha256=made_from.inputs_sha256,
         )
         record = record_path(path)
@@ -104,14 +110,15 @@ def write_shard(
             if record.is_file():  # that of an older shard is not true of what is here between the renames
                 record.unlink()
                 sync_directory(record.parent)
-            publish(path.with_name(sidecar_name(path.name)), sidecar)
+            record.parent.mkdir(exist_ok=True)
+            publish(rows_path(path), rows)
             temporary.replace(path)
             sync_directory(path.parent)
-            record.parent.mkdir(exist_ok=True)
     finally:
         with contextlib.suppress(OSError):  # gone already, or on a disk that became read-only
             temporary.unlink()
-    publish(record, canonical_json({"shard": asdict(info), "origin": asdict(made_from)}))
+    content = {"shard": asdict(info), "table_sha256": hashlib.sha256(rows).hexdigest(), "origin": asdict(made_from)}
+    publish(record, canonical_json(content))
     return info
 
 
@@ -132,11 +139,30 @@ def read_record(path: Path) -> tuple[ShardInfo, Origin] | None:
         )
         if path.stat().st_size != info.bytes:
             return None
-        if sha256_file(path.with_name(sidecar_name(path.name))) != info.sidecar_sha256:
+        if sha256_file(rows_path(path)) != record["table_sha256"]:
             return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return info, origin
+
+
+def read_rows(path: Path) -> NDArray[Any]:
+    """Return the rows of the recorded shard at `path`: `(num_samples,)` of `shards.table.row_dtype`.
+
+    Raises:
+        ShardCorruptError: if there are none, or they are not those that were recorded.
+    """
+    rows = rows_path(path)
+    try:
+        expected = json.loads(record_path(path).read_bytes())["table_sha256"]
+        raw = rows.read_bytes()
+        if hashlib.sha256(raw).hexdigest() != expected:
+            raise ValueError("their SHA-256 is not the one in the record")
+        return np.asarray(np.load(io.BytesIO(raw), allow_pickle=False))
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        then = "run `mmsent preprocess` again, which makes this shard again"
+        what = f"the rows of {path.name} cannot be read: {exc}"
+        raise ShardCorruptError(describe(what, file=rows, then=then)) from exc
 
 
 @contextlib.contextmanager
@@ -182,7 +208,7 @@ class _TarWriter:
             sizes[name] = len(payload) - header_bytes
             crc32 = zlib.crc32(memoryview(payload)[header_bytes:], crc32)
         self.rows.append(
-            sidecar_row(sample.meta, offsets=offsets, sizes=sizes, crc32=crc32, label_sets=self._label_sets)
+            sample_row(sample.meta, offsets=offsets, sizes=sizes, crc32=crc32, label_sets=self._label_sets)
         )
 
     def finish(self) -> None:
@@ -190,12 +216,11 @@ class _TarWriter:
         end = 2 * tarfile.BLOCKSIZE
         self._write(bytes(end + -(self.offset + end) % tarfile.RECORDSIZE))
 
-    def sidecar(self) -> bytes:
-        """Return the content of the sidecar."""
-        buffer = io.BytesIO()
-        rows = np.array(self.rows, dtype=sidecar_dtype(len(self._label_sets)))
-        np.lib.format.write_array(buffer, rows, version=(1, 0), allow_pickle=False)
-        return buffer.getvalue()
+    def table(self) -> bytes:
+        """Return the table of the samples that were added."""
+        num_tasks = len(self._label_sets)
+        rows = np.array(self.rows, dtype=row_dtype(num_tasks))
+        return b"".join(table_pieces((rows,), num_samples=len(rows), num_tasks=num_tasks))
 
     def _write_member(self, name: str, payload: bytes) -> int:
         """Write one member and return the offset of its payload."""

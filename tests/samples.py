@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.index import Index, write_index
+from shards.finish import finish_split
+from shards.index import Index
 from shards.schema import (
     MELD_LABELS,
     PRESENT,
@@ -137,9 +138,7 @@ def write_split(
         )
         for number, start in enumerate(range(0, len(samples), samples_per_shard))
     )
-    index = Index(split=split, spec=spec, label_sets=MELD_LABELS, shards=shards)
-    write_index(directory, index)
-    return index
+    return finish_split(directory, split=split, spec=spec, label_sets=MELD_LABELS, shards=shards)
 
 
 def with_labels(sample: Sample, **labels: str) -> Sample:

@@ -1,4 +1,6 @@
+import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +10,10 @@ import pytest
 
 from shards.codec import array_shapes
 from shards.errors import FormatVersionError, ShardCorruptError, ShardError
-from shards.index import INDEX_NAME, sidecar_name
+from shards.index import INDEX_NAME
 from shards.reader import Split, map_file, read_split
 from shards.schema import FORMAT_VERSION, MELD_LABELS, Sample
+from shards.table import TABLE_NAME
 from tests.samples import assert_same_sample, make_sample, make_spec, with_byte_changed, write_split
 
 NUM_SAMPLES = 5  # in shards of 3 and 2
@@ -134,29 +137,59 @@ def test_a_shard_changed_after_the_split_was_opened_is_an_error(directory: Path,
         split.sample(NUM_SAMPLES - 1)
 
 
-def test_a_missing_sidecar_is_an_error_that_names_it(directory: Path) -> None:
-    sidecar = directory / sidecar_name("train-00001.tar")
-    sidecar.unlink()
-    with pytest.raises(ShardCorruptError, match=rf"sidecar(?s:.*){re.escape(str(sidecar))}"):
+def test_a_shard_that_is_a_link_is_followed_and_one_that_leads_nowhere_is_missing(directory: Path) -> None:
+    shard = directory / "train-00001.tar"
+    elsewhere = directory.with_name("elsewhere.tar")
+    shard.rename(elsewhere)
+    shard.symlink_to(elsewhere)
+    assert_same_sample(Split(directory).sample(4), make_samples()[4])
+    elsewhere.unlink()
+    with pytest.raises(ShardCorruptError, match=rf"missing(?s:.*){re.escape(str(shard))}"):
         Split(directory)
 
 
-def test_a_sidecar_cut_anywhere_is_an_error_that_names_it(directory: Path) -> None:
-    sidecar = directory / sidecar_name("train-00001.tar")
-    whole = sidecar.read_bytes()
+def test_a_missing_table_is_an_error_that_names_it_and_the_remedy(directory: Path) -> None:
+    table = directory / TABLE_NAME
+    table.unlink()
+    with pytest.raises(ShardCorruptError, match=rf"samples table(?s:.*){re.escape(str(table))}(?s:.*)--repair"):
+        Split(directory)
+
+
+def test_a_table_cut_anywhere_is_an_error_that_names_it(directory: Path) -> None:
+    table = directory / TABLE_NAME
+    whole = table.read_bytes()
     for size in range(len(whole)):
-        sidecar.write_bytes(whole[:size])
-        with pytest.raises(ShardCorruptError, match=sidecar.name):
+        table.write_bytes(whole[:size])
+        with pytest.raises(ShardCorruptError, match=TABLE_NAME):
             Split(directory)
 
 
-def test_a_byte_flipped_anywhere_in_a_sidecar_is_an_error_before_a_label_is_believed(directory: Path) -> None:
-    sidecar = directory / sidecar_name("train-00001.tar")
-    whole = sidecar.read_bytes()
+def test_a_byte_flipped_anywhere_in_a_table_is_an_error_before_a_label_is_believed(directory: Path) -> None:
+    table = directory / TABLE_NAME
+    whole = table.read_bytes()
     for offset in range(len(whole)):
-        sidecar.write_bytes(with_byte_changed(whole, offset, mask=1 << offset % 8))
-        with pytest.raises(ShardCorruptError, match=sidecar.name):
+        table.write_bytes(with_byte_changed(whole, offset, mask=1 << offset % 8))
+        with pytest.raises(ShardCorruptError, match=TABLE_NAME):
             Split(directory)
+
+
+def test_the_table_of_other_samples_is_an_error(directory: Path, tmp_path: Path) -> None:
+    write_split(tmp_path / "other", [make_sample(i) for i in range(10, 10 + NUM_SAMPLES)])
+    shutil.copy(tmp_path / "other" / "train" / TABLE_NAME, directory)
+    with pytest.raises(ShardCorruptError, match=TABLE_NAME):
+        Split(directory)
+
+
+def test_a_split_is_read_without_what_is_recorded_of_its_making(directory: Path) -> None:
+    shutil.rmtree(directory / ".work")
+    for got, expected in zip(read_split(directory), make_samples(), strict=True):
+        assert_same_sample(got, expected)
+
+
+def test_the_rows_are_mapped_not_read(directory: Path) -> None:
+    rows = Split(directory).rows
+    assert not rows.flags.owndata
+    assert not rows.flags.writeable
 
 
 @pytest.mark.parametrize("member", ["frames", "logmel", "tokens", "json"])
@@ -210,3 +243,34 @@ print(sum(1 for _ in read_split(Path(sys.argv[1]))))
     command = [sys.executable, "-c", code, str(tmp_path / "train")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
     assert done.stdout.strip() == "200", done.stderr
+
+
+def test_a_split_of_many_shards_is_opened_by_two_files_and_one_look_at_the_folder(tmp_path: Path) -> None:
+    write_split(tmp_path, [make_sample(i) for i in range(40)], samples_per_shard=1)
+    code = """
+import json, os, sys
+from pathlib import Path
+from shards.reader import Split
+
+directory = Path(sys.argv[1])
+seen = []
+listening = True
+
+def listen(event, arguments):
+    if listening and event in ("open", "os.scandir", "os.listdir") and str(arguments[0]).startswith(str(directory)):
+        seen.append((event, os.path.relpath(arguments[0], directory)))
+
+def stat(self, **options):
+    assert self.suffix != ".tar", f"{self} is asked for by its path"
+    return whole_stat(self, **options)
+
+sys.addaudithook(listen)
+whole_stat, Path.stat = Path.stat, stat
+assert len(Split(directory)) == 40
+listening = False
+print(json.dumps(sorted(set(seen))), len([event for event, _ in seen if event == "os.scandir"]))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "train")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    seen = [["open", INDEX_NAME], ["open", TABLE_NAME], ["os.scandir", "."]]
+    assert done.stdout.strip() == f"{json.dumps(seen)} 1", done.stderr

@@ -11,18 +11,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shards.index import INDEX_NAME, read_index, sha256_file, sidecar_dtype, sidecar_name, write_index
+from shards.index import INDEX_NAME, read_index, sha256_file, write_index
 from shards.reader import Split
 from shards.schema import MELD_LABELS
+from shards.table import TABLE_NAME, row_dtype
 from shards.verify import SplitCheck, verify_split
 from tests.samples import make_sample, make_spec, with_byte_changed, write_split
 
 NUM_SHARDS = 3
-FILES = (
-    INDEX_NAME,
-    *(f"train-0000{number}.tar" for number in range(NUM_SHARDS)),
-    *(f"train-0000{number}.sidecar.npy" for number in range(NUM_SHARDS)),
-)
+FILES = (INDEX_NAME, TABLE_NAME, *(f"train-0000{number}.tar" for number in range(NUM_SHARDS)))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +48,7 @@ def damaged(path: Path, content: bytes) -> Iterator[None]:
 
 
 def seal(directory: Path, number: int) -> None:
-    """Make the index agree with the files of a shard again: what is wrong is then inside."""
+    """Make the index agree with the table and a shard again: what is wrong is then inside."""
     index = read_index(directory)
     shards = list(index.shards)
     shard = directory / shards[number].name
@@ -59,9 +56,9 @@ def seal(directory: Path, number: int) -> None:
         shards[number],
         bytes=shard.stat().st_size,
         sha256=sha256_file(shard),
-        sidecar_sha256=sha256_file(directory / sidecar_name(shard.name)),
     )
-    write_index(directory, replace(index, shards=tuple(shards)))
+    samples_sha256 = sha256_file(directory / TABLE_NAME)
+    write_index(directory, replace(index, shards=tuple(shards), samples_sha256=samples_sha256))
 
 
 def assert_one_problem(check: SplitCheck, *, file: str, what: str) -> None:
@@ -87,11 +84,16 @@ def test_progress_goes_from_none_to_all_shards(clean: Path) -> None:
 @example(name="train-00000.tar", place=520, mask=0x80)  # the first array's header made shorter
 @example(name="train-00001.tar", place=-1, mask=1)  # the zeros after the end of the archive
 @example(name="train-00001.tar", place=345, mask=0xFF)  # padding of a tar header
-@example(name="train-00001.sidecar.npy", place=9, mask=1)  # the length of the sidecar's own header
-@example(name="train-00001.sidecar.npy", place=-1, mask=1)  # a label of the last sample
-@example(name=INDEX_NAME, place=-1, mask=1)
-@given(name=st.sampled_from(FILES), place=st.integers(0, 2**20), mask=st.integers(1, 255))
-def test_a_byte_flipped_anywhere_is_a_problem(clean: Path, name: str, place: int, mask: int) -> None:
+@example(name=TABLE_NAME, place=9, mask=1)  # the length of the table's own header
+@example(name=TABLE_NAME, place=-1, mask=1)  # a label of the last sample
+@given(
+    name=st.sampled_from([name for name in FILES if name != INDEX_NAME]),
+    place=st.integers(0, 2**20),
+    mask=st.integers(1, 255),
+)
+def test_a_byte_flipped_anywhere_in_a_shard_or_the_table_is_a_problem(
+    clean: Path, name: str, place: int, mask: int
+) -> None:
     whole = (clean / name).read_bytes()
     with damaged(clean / name, with_byte_changed(whole, place % len(whole), mask=mask)):
         problems = verify_split(clean).problems
@@ -103,7 +105,7 @@ def test_a_byte_flipped_anywhere_is_a_problem(clean: Path, name: str, place: int
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_cut_at_any_kilobyte_is_a_problem(clean: Path, name: str) -> None:
     whole = (clean / name).read_bytes()
-    for size in range(0, len(whole), 1024):
+    for size in range(0, len(whole) - 1, 1024):
         with damaged(clean / name, whole[:size]):
             [problem] = verify_split(clean).problems
             assert Path(problem.file).name.partition(".")[0] == name.partition(".")[0]
@@ -128,6 +130,17 @@ def test_a_tar_that_the_index_does_not_list_is_a_problem(directory: Path) -> Non
     assert_one_problem(verify_split(directory), file="train-00003.tar", what="the index does not list")
 
 
+def test_of_a_damaged_table_the_shards_are_checked_all_the_same(directory: Path) -> None:
+    table, shard = directory / TABLE_NAME, directory / "train-00001.tar"
+    table.write_bytes(table.read_bytes()[:-1])
+    assert verify_split(directory).only_table_broken
+    shard.write_bytes(with_byte_changed(shard.read_bytes(), 700))
+    check = verify_split(directory)
+    assert {Path(problem.file).name for problem in check.problems} == {TABLE_NAME, shard.name}
+    assert check.broken_shards == (shard.name,)
+    assert not check.only_table_broken
+
+
 def test_an_unfinished_split_has_that_one_problem(directory: Path) -> None:
     (directory / INDEX_NAME).unlink()
     check = verify_split(directory)
@@ -139,24 +152,22 @@ def test_a_split_that_is_not_there_has_that_one_problem(tmp_path: Path) -> None:
     assert_one_problem(verify_split(tmp_path / "train"), file=INDEX_NAME, what="no such split")
 
 
-@pytest.mark.parametrize("field", [name for name in sidecar_dtype(2).names or () if name != "labels"])
+@pytest.mark.parametrize("field", [name for name in row_dtype(2).names or () if name != "labels"])
 def test_a_row_that_says_something_else_than_its_sample_is_a_problem_whatever_the_digests(
     directory: Path, field: str
 ) -> None:
-    sidecar = directory / "train-00001.sidecar.npy"
-    rows = np.load(sidecar)
-    rows[field][1] += 1
-    np.save(sidecar, rows)
+    rows = np.load(directory / TABLE_NAME)
+    rows[field][3] += 1
+    np.save(directory / TABLE_NAME, rows)
     seal(directory, 1)
     assert_one_problem(verify_split(directory), file="train-00001.tar", what="train-dia0-utt3: its row")
 
 
 @pytest.mark.parametrize("task", range(len(MELD_LABELS)))
 def test_a_row_with_another_label_than_its_sample_is_a_problem_whatever_the_digests(directory: Path, task: int) -> None:
-    sidecar = directory / "train-00001.sidecar.npy"
-    rows = np.load(sidecar)
-    rows["labels"][1, task] += 1
-    np.save(sidecar, rows)
+    rows = np.load(directory / TABLE_NAME)
+    rows["labels"][3, task] += 1
+    np.save(directory / TABLE_NAME, rows)
     seal(directory, 1)
     assert_one_problem(verify_split(directory), file="train-00001.tar", what="train-dia0-utt3: its row")
 

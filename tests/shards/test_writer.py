@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from shards.codec import members
-from shards.errors import ShardError
-from shards.index import ShardInfo, sha256_file, sidecar_name
+from shards.errors import ShardCorruptError, ShardError
+from shards.index import ShardInfo, sha256_file
 from shards.schema import MELD_LABELS, PRESENT, FeatureSpec, Sample
-from shards.writer import Origin, read_record, record_path, shard_name, write_shard
+from shards.table import row_dtype
+from shards.writer import Origin, read_record, read_rows, record_path, rows_path, shard_name, write_shard
 from tests.samples import make_sample, make_spec, with_byte_changed
 from tests.shards.disks import file_size_limit, mounted, remount
 
@@ -92,7 +93,7 @@ def assert_record_is_true_or_absent(path: Path) -> None:
     if record is not None:
         info, _ = record
         assert sha256_file(path) == info.sha256
-        assert sha256_file(path.with_name(sidecar_name(path.name))) == info.sidecar_sha256
+        assert len(read_rows(path)) == info.num_samples
 
 
 def test_a_shard_is_named_for_its_split_and_number() -> None:
@@ -107,7 +108,7 @@ def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
     assert len(content(tmp_path / "first")) == 3
 
 
-def test_the_bytes_of_a_shard_are_those_of_format_version_2(tmp_path: Path) -> None:
+def test_the_bytes_of_a_shard_are_those_of_the_format(tmp_path: Path) -> None:
     meta = replace(
         make_sample(0).meta,
         num_frames=4,
@@ -123,7 +124,8 @@ def test_the_bytes_of_a_shard_are_those_of_format_version_2(tmp_path: Path) -> N
     )
     info = write(tmp_path / "train-00000.tar", [sample])
     assert info.sha256 == "cac023ff2d1f396ac4853ae2ab87bd1ae167e9a221545a4b688a23e673f7a39b"
-    assert info.sidecar_sha256 == "688717eb4254021b4da8369c2c59ba32993f1dae7b70b74b7580df42dfc45eb6"
+    rows_sha256 = sha256_file(rows_path(tmp_path / "train-00000.tar"))
+    assert rows_sha256 == "688717eb4254021b4da8369c2c59ba32993f1dae7b70b74b7580df42dfc45eb6"
 
 
 def test_headers_hold_no_time_and_no_owner(tmp_path: Path) -> None:
@@ -163,7 +165,6 @@ def test_the_info_of_a_shard_is_that_of_its_files(tmp_path: Path) -> None:
         bytes=path.stat().st_size,
         num_samples=3,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        sidecar_sha256=sha256_file(tmp_path / "train-00000.sidecar.npy"),
         inputs_sha256="0" * 64,
     )
 
@@ -249,7 +250,7 @@ def test_a_shard_that_cannot_grow_is_a_named_error_and_the_old_one_stays(tmp_pat
 @pytest.mark.parametrize("pages", range(7))
 def test_a_full_disk_is_a_named_error_that_leaves_no_record_and_nothing_temporary(tmp_path: Path, pages: int) -> None:
     path = tmp_path / "train-00000.tar"
-    # The tar takes five pages of 4 KiB, its sidecar and its record one each.
+    # The tar takes five pages of 4 KiB, its rows and its record one each.
     with mounted(tmp_path, options=f"size={max(pages, 1) * 4}k,nr_inodes=100"):
         if pages == 0:
             (tmp_path / "other").write_bytes(b"x")
@@ -262,7 +263,7 @@ def test_a_full_disk_is_a_named_error_that_leaves_no_record_and_nothing_temporar
 @pytest.mark.parametrize("num_files", range(1, 5))
 def test_a_disk_without_room_for_another_file_is_a_named_error(tmp_path: Path, num_files: int) -> None:
     path = tmp_path / "train-00000.tar"
-    # Four inodes are missing one after another: the tar's, the sidecar's, the folder of records', the record's.
+    # Four inodes are missing one after another: the tar's, the folder of records', the rows', the record's.
     with mounted(tmp_path, options=f"size=1m,nr_inodes={num_files}"):
         with pytest.raises(ShardError, match=r"No space left(?s:.*)train-00000"):
             write(path, samples_of(0, 1))
@@ -315,15 +316,29 @@ def test_the_record_of_a_cut_shard_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["gone", "cut", "damaged"])
-def test_the_record_of_a_shard_whose_sidecar_is_not_whole_is_none(tmp_path: Path, change: str) -> None:
+def test_the_record_of_a_shard_whose_rows_are_not_whole_is_none_and_they_are_a_named_error(
+    tmp_path: Path, change: str
+) -> None:
     path = tmp_path / "train-00000.tar"
     write(path, samples_of(0, 1))
-    sidecar = tmp_path / sidecar_name(path.name)
-    whole = sidecar.read_bytes()
-    sidecar.unlink()
+    rows = rows_path(path)
+    whole = rows.read_bytes()
+    rows.unlink()
     if change != "gone":
-        sidecar.write_bytes(whole[:-1] if change == "cut" else with_byte_changed(whole, len(whole) - 1))
+        rows.write_bytes(whole[:-1] if change == "cut" else with_byte_changed(whole, len(whole) - 1))
     assert read_record(path) is None
+    with pytest.raises(ShardCorruptError, match=rf"rows of {path.name}(?s:.*){re.escape(str(rows))}"):
+        read_rows(path)
+
+
+def test_the_rows_of_a_shard_are_one_per_sample_in_its_order(tmp_path: Path) -> None:
+    path = tmp_path / "train-00000.tar"
+    samples = samples_of(4, 2, 3)
+    write(path, samples)
+    rows = read_rows(path)
+    assert rows.dtype == row_dtype(len(MELD_LABELS))
+    assert rows["num_tokens"].tolist() == [sample.meta.num_tokens for sample in samples]
+    assert rows["frames_offset"].tolist() == sorted(rows["frames_offset"])
 
 
 def test_the_record_of_a_shard_that_is_gone_is_none(tmp_path: Path) -> None:
@@ -345,7 +360,7 @@ def test_a_record_of_an_older_program_is_none(tmp_path: Path) -> None:
     path = tmp_path / "train-00000.tar"
     write(path, samples_of(0, 1))
     record = json.loads(record_path(path).read_bytes())
-    del record["shard"]["sidecar_sha256"]
+    record["shard"]["sidecar_sha256"] = record.pop("table_sha256")
     record_path(path).write_text(json.dumps(record))
     assert read_record(path) is None
 
@@ -356,7 +371,7 @@ def test_a_process_killed_among_samples_leaves_no_record_and_no_file_under_a_fin
     assert read_record(path) is None
     assert not list(tmp_path.glob("train-*"))
     write(path, samples_of(0, 1, 2))
-    assert sorted(content(tmp_path)) == [".work/train-00000.json", "train-00000.sidecar.npy", "train-00000.tar"]
+    assert sorted(content(tmp_path)) == [".work/train-00000.json", ".work/train-00000.npy", "train-00000.tar"]
 
 
 @pytest.mark.parametrize("rename", [1, 2, 3])
