@@ -33,7 +33,7 @@ from preprocess.reuse import open_old_shard
 from preprocess.text import TextTokenizer, learn_tokenizer, load_tokenizer
 from shards.errors import ShardError, describe
 from shards.finish import finish_split
-from shards.index import INDEX_NAME, ShardInfo
+from shards.index import ShardInfo, remove_index
 from shards.schema import (
     MODALITIES,
     PRESENT,
@@ -261,7 +261,7 @@ class _SplitWork:
         """Make what is missing, from extracts that come in the order of `requests`; then publish the index."""
         self._digests.save()  # of clips that were only touched: their shards are kept
         if self._to_make:
-            (self._directory / INDEX_NAME).unlink(missing_ok=True)  # from here on the split is unfinished
+            remove_index(self._directory)
         total = sum(len(shard.utterances) for shard in self._to_make)
         done = 0
         for shard in self._to_make:

@@ -1,4 +1,4 @@
-"""What is done to shards that are there: finish splits whose parts were made apart, make broken shards again."""
+"""What is done to shards that are there: finish splits whose parts were made apart, make again what is broken."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ __all__ = ["complete_splits", "repair_shards", "restore_tables"]
 
 
 def complete_splits(out: Path) -> dict[str, int]:
-    """Write the index of every split whose shards are all there, without the clips.
+    """Write the samples table and the index of every split whose shards are all there, without the clips.
 
     Args:
         out: A folder that parts of one run were made in, or copied together into, with their hidden `.work` folders.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardCorruptError, ShardError, describe
-from shards.index import INDEX_NAME, Index, ShardInfo, read_index, sha256_file, sync_directory, write_index
+from shards.index import Index, ShardInfo, read_index, remove_index, sha256_file, write_index
 from shards.schema import FeatureSpec, LabelSet
 from shards.table import TABLE_NAME, row_dtype, write_table
 from shards.walk import walk_shard
@@ -52,8 +52,7 @@ def finish_split(
         _LOG.debug("the index of %s is to be written", split)
     else:
         if there != index_with(there.samples_sha256):
-            (directory / INDEX_NAME).unlink(missing_ok=True)
-            sync_directory(directory)
+            remove_index(directory)
         elif _table_sha256(directory) == there.samples_sha256:
             return there
     index = index_with(_write_recorded(directory, shards, num_tasks=len(label_sets)))

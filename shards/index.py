@@ -22,6 +22,7 @@ __all__ = [
     "publish",
     "publish_pieces",
     "read_index",
+    "remove_index",
     "sha256_file",
     "split_directories",
     "sync_directory",
@@ -63,6 +64,12 @@ class Index:
 def write_index(directory: Path, index: Index) -> None:
     """Publish `index.json`: the split is finished from this moment on."""
     publish(directory / INDEX_NAME, _index_bytes(index))
+
+
+def remove_index(directory: Path) -> None:
+    """Make a split unfinished, durably: what comes after may change its shards."""
+    (directory / INDEX_NAME).unlink(missing_ok=True)
+    sync_directory(directory)
 
 
 def read_index(directory: Path) -> Index:

@@ -65,7 +65,7 @@ def left_in_shared_memory(before: set[str]) -> set[str]:
 
 
 def digests_of(out: Path) -> dict[str, str]:
-    """Digest every tar, sidecar and index of a folder of shards by its path in it."""
+    """Digest every tar, samples table and index of a folder of shards by its path in it."""
     return {
         path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for pattern in ("*/*.tar", "*/*.npy", "*/index.json")

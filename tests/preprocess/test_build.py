@@ -427,7 +427,7 @@ def test_another_choice_of_twins_costs_the_shards_that_have_one(odd: Path, odd_o
     ]
 
 
-@pytest.mark.parametrize("name", ["train-00001.tar", "train-00001.sidecar.npy", ".work/train-00001.json"])
+@pytest.mark.parametrize("name", ["train-00001.tar", ".work/train-00001.npy", ".work/train-00001.json"])
 @pytest.mark.parametrize("damage", ["gone", "cut"])
 def test_a_shard_that_is_not_whole_is_made_again(
     original: Path, fresh: Path, out: Path, name: str, damage: str
@@ -441,9 +441,12 @@ def test_a_shard_that_is_not_whole_is_made_again(
     assert content_of(out) == content_of(fresh)
 
 
+@pytest.mark.parametrize("name", ["index.json", "samples.npy"])
 @pytest.mark.parametrize("damage", ["gone", "cut", "empty"])
-def test_an_index_is_written_again_without_making_shards(original: Path, fresh: Path, out: Path, damage: str) -> None:
-    path = out / "train" / "index.json"
+def test_what_belongs_to_a_whole_split_is_written_again_without_making_shards(
+    original: Path, fresh: Path, out: Path, name: str, damage: str
+) -> None:
+    path = out / "train" / name
     if damage == "gone":
         path.unlink()
     else:

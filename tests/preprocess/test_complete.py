@@ -77,7 +77,7 @@ def test_finishing_what_is_finished_changes_nothing(fresh: Path, out: Path) -> N
 
 def test_shards_made_in_another_way_do_not_finish_a_split(meld: Path, out: Path, tmp_path: Path) -> None:
     build(meld, tmp_path / "other", num_mels=32)
-    for name in ("train-00001.tar", "train-00001.sidecar.npy", ".work/train-00001.json"):
+    for name in ("train-00001.tar", ".work/train-00001.npy", ".work/train-00001.json"):
         shutil.copy2(tmp_path / "other" / "train" / name, out / "train" / name)
     with pytest.raises(ShardError, match=r"train lacks train-00001\.tar"):
         complete_splits(out)
@@ -119,7 +119,7 @@ def test_what_is_recorded_of_the_making_leads_to_the_same_making(fresh: Path) ->
 # Repair.
 
 
-DAMAGES = ["flipped", "cut", "gone", "sidecar", "record"]
+DAMAGES = ["flipped", "cut", "gone", "rows", "record"]
 
 
 def damage(out: Path, kind: str) -> None:
@@ -130,8 +130,9 @@ def damage(out: Path, kind: str) -> None:
         shard.write_bytes(shard.read_bytes()[:5000])
     elif kind == "gone":
         shard.unlink()
-    elif kind == "sidecar":
-        shard.with_name("train-00001.sidecar.npy").write_bytes(b"nothing")
+    elif kind == "rows":
+        shard.write_bytes(with_byte_changed(shard.read_bytes(), 700))
+        (out / "train" / ".work" / "train-00001.npy").write_bytes(b"nothing")
     elif kind == "record":
         shard.write_bytes(with_byte_changed(shard.read_bytes(), 700))
         (out / "train" / ".work" / "train-00001.json").unlink()
@@ -189,6 +190,44 @@ def test_another_tokenizer_beside_the_shards_is_refused(meld: Path, out: Path) -
     (out / "tokenizer" / "tokenizer.json").write_bytes(b"{")
     with pytest.raises(TokenizerError, match="cannot be read"):
         repair_shards(out, meld, broken={}, num_workers=1, on_progress=ignore_progress)
+
+
+@pytest.mark.parametrize("with_work", [True, False])
+@pytest.mark.parametrize("damage", ["gone", "flipped"])
+def test_the_command_restores_a_table_from_the_shards(
+    meld: Path, fresh: Path, out: Path, damage: str, with_work: bool
+) -> None:
+    table = out / "train" / "samples.npy"
+    if damage == "gone":
+        table.unlink()
+    else:
+        table.write_bytes(with_byte_changed(table.read_bytes(), 300))
+    if not with_work:
+        for split in SPLITS:
+            shutil.rmtree(out / split / ".work")
+    shards = {path: path.stat().st_mtime_ns for path in out.glob("*/*.tar")}
+    assert mmsent("verify", out).returncode == 1
+    result = mmsent("verify", out, "--repair", meld)
+    assert result.returncode == 0, result.stderr
+    assert "samples.npy" in result.stdout
+    assert content_of(out) == content_of(fresh)
+    assert {path: path.stat().st_mtime_ns for path in shards} == shards
+
+
+def test_a_broken_shard_and_a_broken_table_are_mended_together(meld: Path, fresh: Path, out: Path) -> None:
+    damage(out, "flipped")
+    (out / "train" / "samples.npy").unlink()
+    (out / "dev" / "samples.npy").write_bytes(b"")
+    result = mmsent("verify", out, "--repair", meld, "--workers", "1")
+    assert result.returncode == 0, result.stderr
+    assert content_of(out) == content_of(fresh)
+
+
+@pytest.mark.parametrize("name", ["index.json", "samples.npy"])
+def test_finishing_writes_again_what_is_missing_without_the_clips(fresh: Path, out: Path, name: str) -> None:
+    (out / "train" / name).unlink()
+    complete_splits(out)
+    assert content_of(out) == content_of(fresh)
 
 
 def test_the_command_repairs_what_it_finds(meld: Path, fresh: Path, out: Path) -> None:

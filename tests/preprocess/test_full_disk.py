@@ -81,8 +81,8 @@ def test_a_disk_that_grows_page_by_page_takes_all_in_the_end(meld: Path, whole: 
     with mounted(tmp_path, options=f"size={PAGE}"):
         hit = grow(meld, tmp_path / "out", tmp_path, option="size", first=PAGE, step=PAGE)
         assert digests_of(tmp_path / "out") == digests_of(whole)
-    record, sidecar = "train/.work/train-00000.json", "train/train-00000.sidecar.npy"
-    assert {"tokenizer/tokenizer.json", "train/train-00000.tar", sidecar, record, "train/train-00001.tar"} <= set(hit)
+    record, rows = "train/.work/train-00000.json", "train/.work/train-00000.npy"
+    assert {"tokenizer/tokenizer.json", "train/train-00000.tar", rows, record, "train/train-00001.tar"} <= set(hit)
 
 
 def test_a_disk_that_takes_one_file_more_each_time_takes_all_in_the_end(
@@ -91,5 +91,5 @@ def test_a_disk_that_takes_one_file_more_each_time_takes_all_in_the_end(
     with mounted(tmp_path, options="nr_inodes=2"):
         hit = grow(meld, tmp_path / "out", tmp_path, option="nr_inodes", first=2, step=1)
         assert digests_of(tmp_path / "out") == digests_of(whole)
-    first = {"preprocess.json", "tokenizer/tokenizer.json", "train/train-00000.tar", "train/train-00000.sidecar.npy"}
+    first = {"preprocess.json", "tokenizer/tokenizer.json", "train/train-00000.tar", "train/.work/train-00000.npy"}
     assert first | {"train/.work/plan.json", "train/train-00001.tar", "report.json"} <= set(hit)

@@ -18,6 +18,7 @@ from shards.table import TABLE_NAME
 from shards.verify import verify_split
 from shards.writer import Origin, read_record, read_rows, record_path, rows_path, write_shard
 from tests.samples import assert_same_sample, make_sample, make_spec, with_byte_changed, write_split
+from tests.shards.disks import file_size_limit
 
 ROOT = Path(__file__).parents[2]
 SPEC = make_spec()
@@ -130,6 +131,18 @@ def test_a_process_killed_between_removing_the_old_index_and_publishing_the_new_
         Split(directory)
     records = [read_record(directory / shard.name) for shard in old.shards]
     finish(directory, replace(old, shards=tuple(record[0] for record in records if record is not None)))
+    assert verify_split(directory).problems == ()
+
+
+@pytest.mark.parametrize("room", [0, 100, 600])
+def test_a_table_that_finds_no_room_is_a_named_error_and_the_split_stays_unfinished(directory: Path, room: int) -> None:
+    index = write_new_shard(directory)
+    with file_size_limit(room), pytest.raises(ShardError, match=rf"cannot write(?s:.*){TABLE_NAME}"):
+        finish(directory, index)
+    with pytest.raises(ShardError, match="not finished"):
+        Split(directory)
+    assert not list(directory.glob(".*.tmp"))
+    finish(directory, index)
     assert verify_split(directory).problems == ()
 
 
