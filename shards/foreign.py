@@ -1,5 +1,7 @@
 """Read what other programs put into a tar: strictly, but without our order of members, headers or json.
 
+Of how the arrays were made such a tar says nothing. The spec of a split of them says `unknown` and 0 in those places.
+
 Shape letters: T frames, H height, W width, M mel bins, S hops, L tokens.
 """
 
@@ -9,15 +11,43 @@ import struct
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.codec import ARRAY_MEMBERS
-from shards.schema import MODALITIES, Modality
+from shards.schema import (
+    MODALITIES,
+    AudioSpec,
+    FeatureSpec,
+    Modality,
+    Presence,
+    SampleMeta,
+    Sampling,
+    Scale,
+    Source,
+    Storage,
+    TextSpec,
+    VideoSpec,
+)
 
-__all__ = ["Label", "SampleFacts", "WholeTarInfo", "read_facts", "read_npy", "read_npy_header"]
+__all__ = [
+    "UNKNOWN",
+    "Label",
+    "SampleFacts",
+    "WholeTarInfo",
+    "foreign_meta",
+    "foreign_spec",
+    "full_lengths",
+    "is_foreign",
+    "read_facts",
+    "read_npy",
+    "read_npy_header",
+]
+
+UNKNOWN = "unknown"
+"""In a spec, in place of every text that the tars do not tell; numbers are 0."""
 
 _MAX_HEADER = 10_000
 """Bytes of a `.npy` header; NumPy's own limit. Ours have 118."""
@@ -64,6 +94,98 @@ class WholeTarInfo(tarfile.TarInfo):
             raise
         except tarfile.HeaderError as exc:
             raise tarfile.ReadError(f"{exc} in place of the archive's end mark") from exc
+
+
+def foreign_spec(*, shapes: Mapping[str, tuple[int, ...]], storage: Storage, vocab_size: int) -> FeatureSpec:
+    """Return the spec of tars that tell shapes alone.
+
+    Args:
+        shapes: `(T, H, W, 3)` of frames, `(M, S)` of logmel, `(L,)` of tokens.
+        storage: Of the frames.
+        vocab_size: Above every token id.
+    """
+    num_frames, height, width, _ = shapes["frames"]
+    num_mels, num_hops = shapes["logmel"]
+    return FeatureSpec(
+        video=VideoSpec(
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            sampling=cast("Sampling", UNKNOWN),  # what preprocessing can be asked for is one of its own
+            storage=storage,
+            jpeg_quality=0,
+            decoder=UNKNOWN,
+            decoder_version=UNKNOWN,
+            encoder_version=UNKNOWN,
+        ),
+        audio=AudioSpec(
+            num_mels=num_mels,
+            num_hops=num_hops,
+            sample_rate=0,
+            n_fft=0,
+            hop_length=0,
+            scale=cast("Scale", UNKNOWN),
+            log_epsilon=0.0,
+            downmix=UNKNOWN,
+            decoder=UNKNOWN,
+            decoder_version=UNKNOWN,
+            transform_version=UNKNOWN,
+        ),
+        text=TextSpec(
+            tokenizer=UNKNOWN,
+            tokenizer_sha256=UNKNOWN,
+            vocab_size=vocab_size,
+            pad_id=0,
+            max_tokens=shapes["tokens"][0],
+            normalisation=UNKNOWN,
+        ),
+    )
+
+
+def is_foreign(spec: FeatureSpec) -> bool:
+    """Return whether a split is of tars that another program wrote, with a json that may have less in it than ours."""
+    return spec.video.decoder == UNKNOWN
+
+
+def foreign_meta(payload: bytes | memoryview, *, key: str, split: str, spec: FeatureSpec) -> SampleMeta:
+    """Return what the json of a foreign sample tells; the rest is empty, 0, or as `read_facts` has it.
+
+    Raises:
+        ValueError: as `read_facts` does, or if `key` is not one of our grammar.
+    """
+    facts = read_facts(payload, full=full_lengths(spec))
+    value = json.loads(bytes(payload))
+
+    def text(name: str) -> str:
+        said = value.get(name, "")
+        return str(said) if isinstance(said, str | int) else ""
+
+    return SampleMeta(
+        key=key,
+        split=split,
+        dialogue_id=text("dialogue_id"),
+        utterance_id=text("utterance_id"),
+        turn_index=0,
+        speaker=text("speaker"),
+        text=text("text"),
+        labels={task: label.name for task, label in facts.labels.items()},
+        num_frames=facts.lengths[0],
+        num_hops=facts.lengths[1],
+        num_tokens=facts.lengths[2],
+        presence={
+            name: Presence(present=there, reason="" if there else "marked absent in the tar")
+            for name, there in zip(MODALITIES, facts.present, strict=True)
+        },
+        source=Source(path="", sha256=""),
+        video_seconds=0.0,
+        audio_seconds=0.0,
+        annotated_seconds=0.0,
+    )
+
+
+def full_lengths(spec: FeatureSpec) -> tuple[int, int, int]:
+    """Return `(T, S, L)`."""
+    return spec.video.num_frames, spec.audio.num_hops, spec.text.max_tokens
 
 
 def read_npy_header(head: bytes | memoryview) -> tuple[np.dtype[Any], tuple[int, ...], int]:
@@ -130,9 +252,9 @@ def read_npy(payload: bytes | memoryview, name: str, *, shape: tuple[int, ...]) 
 def read_facts(payload: bytes | memoryview, *, full: tuple[int, int, int]) -> SampleFacts:
     """Read a json member, ours or one with less in it.
 
-    `labels` is needed: by task a name, or `{"name": …}` with or without an `index`. The rest may be left out: a
-    modality is present unless `presence` says that it is not, and `num_frames`, `num_hops` and `num_tokens` are the
-    full lengths, or 0 for what is absent.
+    `labels` has by task a name, or `{"name": …}` with or without an `index`. A modality is present unless `presence`
+    says that it is not. `num_frames`, `num_hops` and `num_tokens` are the full lengths, or 0 for what is absent, unless
+    they are there.
 
     Args:
         payload: The json.
@@ -150,9 +272,7 @@ def read_facts(payload: bytes | memoryview, *, full: tuple[int, int, int]) -> Sa
         _length(value.get(_LENGTH_OF[name], size if there else 0), _LENGTH_OF[name], at_most=size)
         for name, size, there in zip(MODALITIES, full, present, strict=True)
     )
-    if "labels" not in value:
-        raise ValueError('it has no "labels"')
-    labels = {task: _label(item, task) for task, item in _mapping(value["labels"], "labels").items()}
+    labels = {task: _label(item, task) for task, item in _mapping(value.get("labels", {}), "labels").items()}
     return SampleFacts(labels=labels, lengths=lengths, present=present)  # type: ignore[arg-type]
 
 

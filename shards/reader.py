@@ -6,6 +6,7 @@ Shape letters: T frames, H height, W width, M mel bins, S hops, L tokens.
 import hashlib
 import mmap
 import os
+import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -15,9 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.codec import ARRAY_MEMBERS, array_shapes, decode_meta, decode_sample, npy_header, pixels
+from shards.codec import ARRAY_MEMBERS, array_shapes, decode_meta, pixels
 from shards.errors import ShardCorruptError, ShardError, describe
+from shards.foreign import foreign_meta, is_foreign
 from shards.index import Index, ShardInfo, read_index
+from shards.scan import key_of
 from shards.schema import MODALITIES, FeatureSpec, LabelSet, Sample, SampleMeta
 from shards.table import read_table
 
@@ -133,21 +136,18 @@ class Split:
         Raises:
             ShardCorruptError: if its bytes are not the ones that were written.
         """
-        row = self.rows[sample]
-        payloads = {}
+        arrays = {}
         crc32 = 0
         for name, shape in array_shapes(self.spec).items():
             values = self.array_payload(name, sample)
             crc32 = zlib.crc32(values.data, crc32)
-            if name == "frames" and self.spec.video.storage == "jpeg":
-                payloads["frames.jpg"] = values.tobytes()
-            else:
-                payloads[f"{name}.npy"] = npy_header(shape, ARRAY_MEMBERS[name]) + values.tobytes()
+            array = np.frombuffer(bytearray(values), ARRAY_MEMBERS[name])
+            arrays[name] = array if name == "frames" and self.spec.video.storage == "jpeg" else array.reshape(shape)
         text = self._json(sample)
-        if zlib.crc32(text, crc32) != row["crc32"]:
+        if zlib.crc32(text, crc32) != self.rows["crc32"][sample]:
             what = f"sample {sample} of the split is damaged: its CRC-32 is not the one in the samples table"
             raise ShardCorruptError(describe(what, file=self.shard_path(sample), then="run `mmsent verify`"))
-        return decode_sample({**payloads, "json": text}, where=f"{self.shard_path(sample)}, sample {sample}")
+        return Sample(meta=self._meta_of(sample, text), **arrays)
 
     def meta(self, sample: int) -> SampleMeta:
         """Decode what is known of one sample, without its arrays.
@@ -155,7 +155,7 @@ class Split:
         Raises:
             ShardCorruptError: if the json is not one.
         """
-        return decode_meta(self._json(sample), where=f"{self.shard_path(sample)}, sample {sample}")
+        return self._meta_of(sample, self._json(sample))
 
     def metas(self) -> Iterator[SampleMeta]:
         """Decode what is known of all samples, in order.
@@ -173,11 +173,25 @@ class Split:
                 for sample in range(int(self._starts[number]), int(self._starts[number + 1])):
                     file.seek(int(self.rows["json_offset"][sample]))
                     text = file.read(int(self.rows["json_bytes"][sample]))
-                    yield decode_meta(text, where=f"{path}, sample {sample}")
+                    yield self._meta_of(sample, text)
 
     def shard_path(self, sample: int) -> Path:
         """Return the tar that holds a sample."""
         return self.directory / self.index.shards[self._shard_number(sample)].name
+
+    def _meta_of(self, sample: int, text: bytes) -> SampleMeta:
+        where = f"{self.shard_path(sample)}, sample {sample}"
+        if not is_foreign(self.spec):
+            return decode_meta(text, where=where)
+        # Only the tar tells the key: in the header that ends where the json begins.
+        start = int(self.rows["json_offset"][sample])
+        header = self._shard_bytes(sample)[start - tarfile.BLOCKSIZE : start].tobytes()
+        key, _ = key_of(header[:100].rstrip(b"\0").decode("utf-8", "replace"))
+        try:
+            return foreign_meta(text, key=key, split=self.index.split, spec=self.spec)
+        except ValueError as exc:
+            what = f"a sample cannot be read: {exc}"
+            raise ShardCorruptError(describe(what, file=where, then="run `mmsent verify`")) from exc
 
     def _json(self, sample: int) -> bytes:
         start = int(self.rows["json_offset"][sample])

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from shards.codec import array_shapes, members, pixels
 from shards.errors import ShardError, describe
-from shards.foreign import SampleFacts, WholeTarInfo, read_facts, read_npy
+from shards.foreign import SampleFacts, WholeTarInfo, full_lengths, read_facts, read_npy
 from shards.loader import HostBatch
 from shards.schema import FeatureSpec, LabelSet
 
@@ -125,9 +125,7 @@ class ShardStream:
             raise ShardError(describe(what, file=where, then=then))
         member = "json"
         try:
-            facts = read_facts(
-                group["json"], full=(self.spec.video.num_frames, self.spec.audio.num_hops, self.spec.text.max_tokens)
-            )
+            facts = read_facts(group["json"], full=full_lengths(self.spec))
             labels = tuple(_label_index(facts, labels) for labels in self.label_sets)
             arrays = {}
             for name, shape in array_shapes(self.spec).items():
