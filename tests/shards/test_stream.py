@@ -197,7 +197,7 @@ BAD_SAMPLES: dict[str, tuple[dict[str, bytes], str]] = {
     "a json list": ({**GOOD, "json": b"[]"}, "no json object"),
     "an unknown label": (with_json(labels={"emotion": "joyful", "sentiment": "positive"}), "has no label 'joyful'"),
     "a task without label": (with_json(labels={"emotion": "joy"}), "no label of sentiment"),
-    "no labels": ({**GOOD, "json": b"{}"}, 'no "labels"'),
+    "no labels": ({**GOOD, "json": b"{}"}, "no label of emotion, only of nothing"),
     "too many hops": (with_json(num_hops=11), "a number from 0 to 10"),
     "a length that is no number": (with_json(num_tokens=True), "a number from 0 to 12"),
     "presence that is no bool": (with_json(presence={"video": {"present": 1}}), "neither true nor false"),
