@@ -12,7 +12,10 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import numpy as np
 import webdataset
@@ -57,8 +60,7 @@ class ShardStream:
 
         Args:
             urls: Paths, `http://…`, `pipe:command` and what else `webdataset` opens, with brace patterns like
-                `train-{00000..00078}.tar`. With the environment variable `WDS_SECURE=1`, `webdataset` refuses pipes and
-                local files.
+                `train-{00000..00078}.tar`. With the environment variable `WDS_SECURE=1`, `webdataset` refuses pipes.
             spec: What the arrays must look like: shapes and storage.
             label_sets: Tasks and their labels; a label's index follows from its name, here, whatever the tar says.
             batch_size: Samples of a batch.
@@ -220,12 +222,15 @@ def _members_of(url: str, *, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def _opened(url: str) -> Any:
+    parts = urlparse(url)
     try:
+        if parts.scheme in {"", "file"}:  # as `WebDataset` does; `gopen` would refuse them in secure mode
+            return Path(url2pathname(parts.path) if parts.scheme else url).open("rb")
         return webdataset.gopen(url)
     except (OSError, ValueError) as exc:
         then = "check the URL, and that the program it is read with is installed"
         if webdataset.utils.enforce_security:
-            then = "unset WDS_SECURE, which allows neither pipes nor local files, or give an URL of another kind"
+            then = "unset WDS_SECURE, which allows no pipes, or give an URL of another kind"
         raise ShardError(describe(f"a tar cannot be opened: {exc}", file=url, then=then)) from exc
 
 
