@@ -1,7 +1,7 @@
 """A split as a torch data set, for whoever has a `DataLoader`, a sampler or a trainer of their own.
 
-Allocating and collating one sample at a time is slower than `shards.loader.ShardLoader`, which this project trains with;
-through worker processes it is slower still.
+One sample at a time is slower than `shards.loader.ShardLoader`, which this project trains with, and through worker
+processes it is slower still.
 
 Shape letters: B batch, C channels, T frames, H height, W width, M mel bins, S hops, L tokens.
 """

@@ -186,7 +186,7 @@ class Split:
         # Only the tar tells the key: in the header that ends where the json begins.
         start = int(self.rows["json_offset"][sample])
         header = self._shard_bytes(sample)[start - tarfile.BLOCKSIZE : start].tobytes()
-        key, _ = key_of(header[:100].rstrip(b"\0").decode("utf-8", "replace"))
+        key, _ = key_of(header[:100].partition(b"\0")[0].decode("utf-8", "replace"))
         try:
             return foreign_meta(text, key=key, split=self.index.split, spec=self.spec)
         except ValueError as exc:
