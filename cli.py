@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mmsent.config import ClassWeights, ModelConfig, Precision, TrainConfig
+from mmsent.config import ClassWeights, ModelConfig, OrderKind, Precision, TrainConfig
 from preprocess.config import DatasetFormat, Decoder, DemoConfig, Part, PreprocessConfig, Preset, TestClips, preset
 from shards.errors import ExpectedError, describe
 from shards.schema import MODALITIES, Modality, Storage
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from preprocess.doctor import Diagnosis
     from preprocess.estimate import Estimate
     from preprocess.report import SplitReport
+    from shards.cache import ShardCache
     from shards.timing import Group, Timing
     from shards.verify import SplitCheck
 
@@ -65,6 +66,17 @@ _DISK_TROUBLE = {
 _FIRST = 3
 """Findings of a kind that are shown; `--json` and `--html` have the others."""
 
+_CACHE_GIGABYTES = 20.0
+
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Where shards behind a URL are kept, for all runs of this machine.",
+        show_default="~/.cache/mmsent/shards",
+    ),
+]
+CacheSizeOption = Annotated[float, typer.Option(help="Gigabytes that the cache never exceeds.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
 
@@ -330,20 +342,35 @@ def preprocess_command(
 @app.command("index")
 def index_command(
     shards: Annotated[
-        Path, typer.Argument(help="Folder the parts were made or copied into, with their .work folders.")
+        Path,
+        typer.Argument(
+            help="Folder the parts were made or copied into, with their .work folders; or a folder of tars."
+        ),
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Finish splits whose shards were made in parts on machines that share no disk.
+    """Finish splits whose shards were made in parts on machines that share no disk, or make tars of others loadable.
 
     Each part leaves its shards and what is recorded of them in the split's hidden .work folder. Copy all of it into one
     folder; when no shard is missing, this writes the index that makes a split readable.
 
+    Tars that another program wrote need frames.npy (or frames.jpg), logmel.npy, tokens.npy and json under each key.
+    Those in DIR are one split, or those in each of its sub-folders are; docs/loading.md has the details.
+
     Example: `mmsent index data/shards`
     """
-    from preprocess.complete import complete_splits
+    from preprocess.complete import complete_splits, is_made_here
+    from shards.adopt import adopt_tars
 
-    found = complete_splits(shards)
+    if is_made_here(shards):
+        found = complete_splits(shards)
+    else:
+        with _progress_by_name() as on_progress:
+            adopted = adopt_tars(shards, on_progress=on_progress)
+        for split in adopted:
+            if split.ignored:
+                _LOG.info("%s: ignored in its tars: %s", split.name, ", ".join(split.ignored))
+        found = {split.name: split.num_shards for split in adopted}
     if as_json:
         _print_json(found)
         return
@@ -409,7 +436,7 @@ def verify_command(
 
 @app.command("train")
 def train_command(
-    shards: Annotated[Path, typer.Option(help="Folder that `mmsent preprocess --out` made.")],
+    shards: Annotated[str, typer.Option(help="Folder that `mmsent preprocess --out` made, or its URL.")],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and history.")],
     text_encoder: Annotated[
         str, typer.Option(help="A Hugging Face name, a folder, or `scratch`; the shards must be tokenized for it.")
@@ -437,7 +464,18 @@ def train_command(
         int, typer.Option(help="Epochs without a lower validation loss before the run ends.")
     ] = _TRAIN.early_stopping_patience,
     seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = _TRAIN.seed,
+    order: Annotated[
+        OrderKind, typer.Option(help="Of the training samples; block-shuffle: for a slow disk or a network.")
+    ] = _TRAIN.order,
+    shards_per_block: Annotated[
+        int, typer.Option(help="With block-shuffle: shards that are mixed.")
+    ] = _TRAIN.shards_per_block,
     readers: Annotated[int, typer.Option(help="Threads that fill batches.")] = _TRAIN.num_readers,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare every sample with its CRC-32 when it is read.")
+    ] = _TRAIN.check,
+    cache: CacheOption = None,
+    cache_size: CacheSizeOption = _CACHE_GIGABYTES,
     checkpoint_steps: Annotated[
         int, typer.Option(help="Steps between saves within an epoch; each epoch ends with one.")
     ] = _TRAIN.checkpoint_steps,
@@ -467,6 +505,8 @@ def train_command(
             train_encoders=tuple(name for name in MODALITIES if name in trained),
         )
     )
+    if shards_per_block != _TRAIN.shards_per_block and order != "block-shuffle":
+        raise typer.BadParameter("--shards-per-block is for --order block-shuffle")
     if encoder_learning_rate != _TRAIN.encoder_learning_rate and not trained:
         raise typer.BadParameter("--encoder-learning-rate is for --train-encoders, which names none")
     train_config = _checked(
@@ -479,7 +519,10 @@ def train_command(
             class_weights=class_weights,
             precision=precision,
             seed=seed,
+            order=order,
+            shards_per_block=shards_per_block,
             num_readers=readers,
+            check=check,
             checkpoint_steps=checkpoint_steps,
         )
     )
@@ -498,6 +541,7 @@ def train_command(
         result = train(
             shards,
             out,
+            cache=_cache(shards, cache, cache_size),
             model_config=model_config,
             train_config=train_config,
             resume=resume,
@@ -514,14 +558,16 @@ def train_command(
         highlight=False,
         soft_wrap=True,
     )
-    _next(f"mmsent evaluate --shards {shlex.quote(str(shards))} --run {shlex.quote(str(out))} --split test")
+    _next(f"mmsent evaluate --shards {shlex.quote(shards)} --run {shlex.quote(str(out))} --split test")
 
 
 @app.command("evaluate")
 def evaluate_command(
-    shards: Annotated[Path, typer.Option(help="Folder of shards.")],
+    shards: Annotated[str, typer.Option(help="Folder of shards, or its URL.")],
     run: Annotated[Path, typer.Option(help="Folder that `mmsent train --out` made.")],
     split: Annotated[str, typer.Option(help="Split to score.")] = "test",
+    cache: CacheOption = None,
+    cache_size: CacheSizeOption = _CACHE_GIGABYTES,
     as_json: JsonOption = False,
 ) -> None:
     """Score a run's best checkpoint on a split, every sample once, next to the majority baseline.
@@ -532,7 +578,7 @@ def evaluate_command(
     """
     from mmsent.report import evaluate_run
 
-    evaluation = evaluate_run(shards, run, split=split)
+    evaluation = evaluate_run(shards, run, split=split, cache=_cache(shards, cache, cache_size))
     if as_json:
         _print_json(evaluation.to_json())
         return
@@ -571,7 +617,7 @@ def bench_command(
     from mmsent.plots import plot_timings
     from mmsent.verdict import verdict
     from preprocess.onthefly import on_the_fly_ways
-    from shards.reader import open_split
+    from shards.store import open_split
     from shards.timing import measure
 
     if samples < 1 or rounds < 1 or not (math.isfinite(seconds) and seconds > 0):
@@ -841,6 +887,23 @@ def _workers(asked: int | None) -> int:
     if asked < 1:
         raise ValueError(f"workers must be at least 1, got {asked}")
     return asked
+
+
+def _cache(shards: str, directory: Path | None, gigabytes: float) -> "ShardCache | None":
+    """Return the cache that shards behind a URL come through; None for those of this machine."""
+    from shards.cache import ShardCache
+    from shards.remote import is_url
+
+    if not is_url(shards):
+        if directory is not None or gigabytes != _CACHE_GIGABYTES:
+            raise typer.BadParameter("--cache and --cache-size are for --shards with a URL")
+        return None
+    if not (math.isfinite(gigabytes) and gigabytes > 0):
+        raise typer.BadParameter(f"--cache-size must be above 0, got {gigabytes}")
+    if directory is None:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        directory = Path(base) / "mmsent" / "shards"
+    return ShardCache(directory, max_bytes=int(gigabytes * 1e9))
 
 
 def _names(option: str, text: str) -> list[Modality]:

@@ -50,7 +50,7 @@ def ours(split: Split, batch_size: int, *, num_readers: int) -> Iterator[int]:
 
 def stock_webdataset(split: Split, batch_size: int) -> Iterator[int]:
     """Iterate the tars with stock webdataset: decode and batch, as its documentation shows."""
-    urls = [str(split.directory / shard.name) for shard in split.index.shards]
+    urls = [split.files.where(number) for number in range(len(split.index.shards))]
     dataset: Any = (
         webdataset.WebDataset(urls, shardshuffle=False)
         .decode()

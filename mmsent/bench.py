@@ -44,7 +44,7 @@ def loader_ways(split: Split, *, num_samples: int, batch_size: int, max_readers:
     """
     num_shards = int(np.searchsorted(split.shard_ends, num_samples)) + 1
     num_samples = int(split.shard_ends[min(num_shards, len(split.shard_ends)) - 1])
-    urls = [str(split.directory / shard.name) for shard in split.index.shards[:num_shards]]
+    urls = [split.files.where(number) for number in range(min(num_shards, len(split.index.shards)))]
     loaders = {
         num_readers: ShardLoader(split, order=Shuffled(num_samples, 0), batch_size=batch_size, num_readers=num_readers)
         for num_readers in range(1, max_readers + 1)

@@ -141,6 +141,6 @@ def check_fit(checkpoint: Checkpoint, split: Split, *, path: Path) -> None:
         SpecMismatchError: naming every field that differs, or the labels.
     """
     if differences := split.differences(checkpoint.spec, checkpoint.label_sets):
-        what = f"the checkpoint does not fit the shards in {split.directory} (checkpoint against shards): "
+        what = f"the checkpoint does not fit the shards in {split.source.location} (checkpoint against shards): "
         then = "give the shards it was trained on, or make shards with the same options"
         raise SpecMismatchError(describe(what + "; ".join(differences), file=path, then=then))

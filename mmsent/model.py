@@ -15,6 +15,7 @@ from mmsent.config import ModelConfig
 from mmsent.encoders import AudioEncoder, TextEncoder, VideoEncoder, load_r3d_18, load_text_model
 from mmsent.errors import EncoderError
 from shards.errors import describe
+from shards.foreign import UNKNOWN
 from shards.schema import SCRATCH, FeatureSpec, LabelSet, Modality
 
 __all__ = ["MultimodalModel"]
@@ -136,7 +137,11 @@ class MultimodalModel(nn.Module):
             backbone = load_r3d_18(config.video_weights if pretrained else "none")
             self._sort(name, backbone, from_scratch=config.video_weights == "none")
             return VideoEncoder(backbone, feature_dim=config.feature_dim, dropout=config.encoder_dropout)
-        if pretrained and _tokenizer_name(config.text_encoder) != spec.text.tokenizer:
+        if pretrained and spec.text.tokenizer == UNKNOWN and config.text_encoder != SCRATCH:
+            what = "it is not known which tokenizer made the tokens of these shards, which another program wrote"
+            then = f"pass `--text-encoder {SCRATCH}`, which learns any tokens, or leave text out of `--modalities`"
+            raise EncoderError(describe(what, then=then))
+        if pretrained and _tokenizer_name(config.text_encoder) != spec.text.tokenizer != UNKNOWN:
             what = (
                 f"the shards were tokenized for text encoder {spec.text.tokenizer!r}, "
                 f"the model asks for {config.text_encoder!r}"

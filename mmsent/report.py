@@ -14,11 +14,13 @@ from mmsent.metrics import TaskScore
 from mmsent.plots import plot_confusion, plot_curves
 from mmsent.precision import ResolvedPrecision, choose_device, resolve_precision
 from mmsent.trainer import BEST, EpochResult
+from shards.cache import ShardCache
 from shards.errors import describe
 from shards.index import publish
 from shards.loader import ShardLoader
 from shards.order import InOrder
-from shards.reader import Split, open_split
+from shards.reader import Split
+from shards.store import open_split
 
 __all__ = ["Evaluation", "evaluate_run"]
 
@@ -53,7 +55,7 @@ class Evaluation:
         }
 
 
-def evaluate_run(shards: Path, run: Path, *, split: str) -> Evaluation:
+def evaluate_run(shards: str | Path, run: Path, *, split: str, cache: ShardCache | None = None) -> Evaluation:
     """Score the best checkpoint of a run on a split, every sample once.
 
     Writes `metrics.json`, `predictions.csv`, `confusion-<task>.png` and `training-curves.png` to
@@ -64,7 +66,7 @@ def evaluate_run(shards: Path, run: Path, *, split: str) -> Evaluation:
         SpecMismatchError: if the checkpoint does not fit the shards.
         ShardError: if the split cannot be read.
     """
-    samples = open_split(shards, split)
+    samples = open_split(shards, split, cache=cache)
     if not run.is_dir():
         then = "give the folder that `mmsent train --out` made"
         raise CheckpointError(describe("there is no such run", file=run, then=then))

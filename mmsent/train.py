@@ -10,9 +10,11 @@ from mmsent.checkpoint import Checkpoint, check_fit, load_checkpoint
 from mmsent.config import ModelConfig, TrainConfig
 from mmsent.errors import TrainingError
 from mmsent.trainer import BEST, LAST, EpochResult, StepInfo, Trainer, TrainResult
+from shards.cache import ShardCache
 from shards.errors import SpecMismatchError, describe
-from shards.index import publish, split_directories
+from shards.index import publish
 from shards.reader import Split
+from shards.store import split_sources
 
 __all__ = ["train"]
 
@@ -23,9 +25,10 @@ _FREE_TO_CHANGE = ("max_epochs", "num_readers", "check", "checkpoint_steps", "ea
 
 
 def train(
-    shards: Path,
+    shards: str | Path,
     run: Path,
     *,
+    cache: ShardCache | None = None,
     model_config: ModelConfig,
     train_config: TrainConfig,
     resume: bool,
@@ -35,8 +38,9 @@ def train(
     """Train on the `train` split of a folder of shards, choosing by the `dev` split.
 
     Args:
-        shards: What `mmsent preprocess --out` made.
+        shards: What `mmsent preprocess --out` made, or the URL of it.
         run: Where checkpoints, logs and the history go.
+        cache: What shards behind a URL come through.
         model_config: The network.
         train_config: The run.
         resume: Go on from the last checkpoint of `run` if there is one.
@@ -48,7 +52,7 @@ def train(
         ShardError: if the shards cannot be read or do not fit the checkpoint.
         EncoderError: if a pre-trained encoder cannot be had.
     """
-    splits = split_directories(shards)
+    splits = split_sources(shards, cache=cache)
     if missing := [name for name in ("train", "dev") if name not in splits]:
         what = f"training needs the splits train and dev; missing: {', '.join(missing)}"
         raise TrainingError(
@@ -100,7 +104,7 @@ def _check_same(last: Checkpoint, run: Path, *, model_config: ModelConfig, train
         raise TrainingError(describe(what, file=run, then="give the same options, or start a new run in another --out"))
 
 
-def _write_run(run: Path, shards: Path, split: Split, trainer: Trainer) -> None:
+def _write_run(run: Path, shards: str | Path, split: Split, trainer: Trainer) -> None:
     """Write what a person wants to know of a run without opening a checkpoint."""
     run.mkdir(parents=True, exist_ok=True)
     value = {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from preprocess.adapters import read_dataset
 from preprocess.build import Progress, SplitMade, build_shards
-from preprocess.claim import read_claim
+from preprocess.claim import CLAIM_NAME, read_claim
 from preprocess.config import Part
 from preprocess.errors import DatasetError
 from preprocess.lock import locked
@@ -15,7 +15,12 @@ from shards.errors import ShardError, describe
 from shards.finish import finish_split, restore_table
 from shards.writer import read_record
 
-__all__ = ["complete_splits", "repair_shards", "restore_tables"]
+__all__ = ["complete_splits", "is_made_here", "repair_shards", "restore_tables"]
+
+
+def is_made_here(out: Path) -> bool:
+    """Return whether a folder says that `mmsent preprocess` made what is in it."""
+    return (out / CLAIM_NAME).exists() or any(out.glob("*/.work/plan.json"))
 
 
 def complete_splits(out: Path) -> dict[str, int]:

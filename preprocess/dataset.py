@@ -29,10 +29,13 @@ __all__ = ["MeldDataset"]
 class MeldDataset(TorchDataset[dict[str, Any]]):
     """One split of a MELD folder, decoded on the fly.
 
-    An item holds, without a batch axis, as `torch.utils.data.default_collate` wants it:
+    An item holds, without a batch axis, as `torch.utils.data.default_collate` wants it, and like those of
+    `mmsent.dataset.ShardDataset`:
+        `key`: str;
         `text_input`: `input_ids` `(L,)` int64 and `attention_mask` `(L,)` int64, 1 where a token is real;
         `video_frames`: `(C, T, H, W)` uint8, a view in channels-last memory, zeros when absent;
         `audio_features`: `(M, S)` float16 log-mel, zeros when absent;
+        `num_hops`: int, the real hops of it;
         `present`: `(3,)` bool for video, audio, text;
         `emotion_label`, `sentiment_label`: int.
     """
@@ -77,12 +80,14 @@ class MeldDataset(TorchDataset[dict[str, Any]]):
         labels = {f"{item.task}_label": item.index(utterance.labels[item.task]) for item in MELD_LABELS}
         present = [*(extracted.features[name].presence.present for name in MEDIA), bool(utterance.text.strip())]
         return {
+            "key": utterance.key,
             "text_input": {
                 "input_ids": torch.from_numpy(ids.astype(np.int64)),
                 "attention_mask": (torch.arange(len(ids)) < num_tokens).long(),
             },
             "video_frames": self._load_video_frames(extracted),
             "audio_features": self._extract_audio_features(extracted),
+            "num_hops": extracted.features["audio"].length,
             "present": torch.tensor(present),
             **labels,
         }

@@ -150,7 +150,7 @@ def _report(found: DatasetSplit, split: Split, made: SplitMade) -> SplitReport:
     return SplitReport(
         split=found.name,
         **_found(found),
-        index_sha256=sha256_file(split.directory / INDEX_NAME),
+        index_sha256=sha256_file(Path(split.source.location) / INDEX_NAME),
         num_samples=len(metas),
         num_dialogues=len({meta.dialogue_id for meta in metas}),
         num_shards=len(split.index.shards),

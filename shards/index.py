@@ -19,6 +19,7 @@ __all__ = [
     "INDEX_NAME",
     "Index",
     "ShardInfo",
+    "parse_index",
     "publish",
     "publish_pieces",
     "read_index",
@@ -89,6 +90,15 @@ def read_index(directory: Path) -> Index:
         else:
             what, then = "the split has no index, so it is not finished", "run `mmsent preprocess` again to finish it"
         raise ShardError(describe(what, file=path, then=then)) from exc
+    return parse_index(raw, path=str(path))
+
+
+def parse_index(raw: bytes, *, path: str) -> Index:
+    """Check the content of an `index.json`; arguments are that and where it is from, for the message.
+
+    Raises:
+        FormatVersionError, ShardCorruptError: as `read_index`.
+    """
     try:
         value = json.loads(raw)
         version = value["format_version"]

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.codec import ARRAY_MEMBERS, array_shapes
-from shards.order import Order, num_steps, rank_share, step_slice
+from shards.maps import Ahead
+from shards.order import BlockShuffled, InOrder, Order, num_steps, rank_share, step_slice
 from shards.reader import Places, Split, present
 from shards.ring import Ring
 
@@ -169,7 +170,7 @@ class ShardLoader:
         )
         self._ring = ring
         try:
-            with ring.run(self._num_readers):
+            with self.split.files.follow(self._ahead(start)), ring.run(self._num_readers):
                 for step in range(planner.num_steps):
                     plan, slot = ring.take(step)
                     position = self._state.position + plan.global_size
@@ -180,6 +181,16 @@ class ShardLoader:
             if self._ring is ring:
                 self._ring = None  # it refers to this loader: the memory would wait for the garbage collector
         self._state = LoaderState(order=start.order, epoch=start.epoch + 1, position=0)
+
+    def _ahead(self, start: LoaderState) -> Ahead | None:
+        """Return which shards the rest of an epoch needs, if they come in an order."""
+        if isinstance(self.order, InOrder):
+            first = int(np.searchsorted(self.split.shard_ends, start.position, side="right"))
+            return Ahead(range(first, len(self.split.shard_ends)), num_mixed=1)
+        if isinstance(self.order, BlockShuffled):
+            first = self.order.first_shard(start.epoch, start.position)
+            return Ahead(self.order.shards(start.epoch)[first:].tolist(), num_mixed=self.order.shards_per_block)
+        return None
 
     def _new_slot(self) -> dict[str, NDArray[Any]]:
         largest = -(-self.batch_size // self._world_size)  # the largest share of a full global batch

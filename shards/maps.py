@@ -1,21 +1,100 @@
 """The bytes of shards, mapped from their files and copied out of them."""
 
+import contextlib
 import mmap
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardCorruptError, describe
-from shards.index import ShardInfo
+from shards.index import Index, ShardInfo, read_index
+from shards.table import read_table
 
-__all__ = ["LocalShards", "check_size", "copy_bytes", "map_file"]
+__all__ = ["Ahead", "LocalShards", "LocalSource", "ShardFiles", "Source", "copy_bytes", "map_file", "read_pieces"]
 
 _MAX_MAPPED = 128
 """Shards open at a time: far below the 256 to 1,024 files that systems allow a process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """Which shards a pass over a split will need, in the order of their first use."""
+
+    shards: Sequence[int]
+    """Their numbers."""
+    num_mixed: int
+    """How many of them are in use at a time."""
+
+
+class ShardFiles(Protocol):
+    """The shards of a split, by number, wherever they are."""
+
+    def bytes_of(self, number: int) -> NDArray[np.uint8]:
+        """Return the content of a shard as `(bytes,)`, read-only and mapped; `ShardError` if it cannot be had."""
+
+    def check_unchanged(self, number: int) -> None:
+        """Raise `ShardCorruptError` if a shard is no longer what it was when it was mapped."""
+
+    def where(self, number: int) -> str:
+        """Return the path or URL of a shard."""
+
+    def pieces(self, number: int, spans: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+        """Yield parts of a shard, given by offset and size, by reading them: a map would bring in all around them."""
+
+    def follow(self, ahead: Ahead | None) -> AbstractContextManager[None]:
+        """Have what a pass needs next brought near, while the context lasts; None if any shard may come at any time."""
+
+
+class Source(Protocol):
+    """Where a split is."""
+
+    @property
+    def location(self) -> str:
+        """The path or URL of the split."""
+
+    def index(self) -> Index:
+        """Return the index, checked; `ShardError` if there is none or it is not the one that was written."""
+
+    def table(self, index: Index) -> NDArray[Any]:
+        """Return the samples table, checked, `(num_samples,)` of `row_dtype`; `ShardError` as `index`."""
+
+    def files(self, index: Index) -> ShardFiles:
+        """Return its shards; `ShardError` if they are seen not to be there."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSource:
+    """A split in a folder of this machine."""
+
+    directory: Path
+
+    @property
+    def location(self) -> str:
+        """The path of the split."""
+        return str(self.directory)
+
+    def index(self) -> Index:
+        """Read the index, as `read_index`."""
+        return read_index(self.directory)
+
+    def table(self, index: Index) -> NDArray[Any]:
+        """Map the samples table, as `read_table`."""
+        num_tasks = len(index.label_sets)
+        return read_table(
+            self.directory, sha256=index.samples_sha256, num_samples=index.num_samples, num_tasks=num_tasks
+        )
+
+    def files(self, index: Index) -> "LocalShards":
+        """Check that all shards are there; `ShardCorruptError` if not."""
+        return LocalShards(self.directory, index.shards)
 
 
 class LocalShards:
@@ -38,6 +117,7 @@ class LocalShards:
                 raise _missing(directory / shard.name) from exc
             if size != shard.bytes:
                 raise _other_size(directory / shard.name, shard, size)
+        self._readahead: _Readahead | None = None
         self._signatures: dict[int, tuple[str, _Signature | None]] = {}
         # Bounded, because each map holds a file descriptor; a view of a map that was dropped keeps it alive.
         self._mapped = lru_cache(_MAX_MAPPED)(self._map)
@@ -59,6 +139,8 @@ class LocalShards:
         Raises:
             ShardCorruptError: if it was cut, written to, replaced or deleted since then.
         """
+        if self._readahead is not None:
+            self._readahead.used(number)
         if number not in self._signatures:
             return
         path, before = self._signatures[number]
@@ -67,14 +149,92 @@ class LocalShards:
             then = "leave shards alone while they are read, and run `mmsent verify`"
             raise ShardCorruptError(describe(what, file=path, then=then))
 
+    def where(self, number: int) -> str:
+        """Return the path of a shard."""
+        return str(self._directory / self._shards[number].name)
+
+    def pieces(self, number: int, spans: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+        """Yield parts of a shard, given by offset and size, by reading them.
+
+        Raises:
+            ShardCorruptError: if it is missing or has another size than the index says.
+        """
+        path = self._directory / self._shards[number].name
+        _check_size(path, self._shards[number])
+        yield from read_pieces(path, spans)
+
+    @contextmanager
+    def follow(self, ahead: Ahead | None) -> Iterator[None]:
+        """Ask the system to read the next shards into the page cache while the ones before them are used.
+
+        Whole files one after the other are what disks are fastest at. Without a known order there is nothing to ask.
+        """
+        if ahead is None or not hasattr(os, "posix_fadvise"):
+            yield
+            return
+        readahead = _Readahead(self._directory, [self._shards[number].name for number in ahead.shards], ahead)
+        self._readahead = readahead
+        try:
+            with readahead:
+                yield
+        finally:
+            self._readahead = None
+
     def _map(self, number: int) -> NDArray[np.uint8]:
         shard = self._shards[number]
         path = self._directory / shard.name
         signature = _signature(str(path))  # before the map, so that no change is missed
-        check_size(path, shard)
+        _check_size(path, shard)
         mapped = map_file(path)
         self._signatures[number] = str(path), signature
         return mapped
+
+
+class _Readahead:
+    """A thread that has shards read into the page cache, as many ahead of those in use as are mixed at a time."""
+
+    def __init__(self, directory: Path, names: Sequence[str], ahead: Ahead) -> None:
+        self._paths = [directory / name for name in names]
+        self._place = {number: place for place, number in enumerate(ahead.shards)}
+        self._num_mixed = ahead.num_mixed
+        self._wanted = 2 * ahead.num_mixed  # this many from the start of the order
+        self._stopped = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="shard-readahead", daemon=True)
+
+    def used(self, number: int) -> None:
+        """Note that a shard is in use."""
+        wanted = self._place.get(number, 0) + 2 * self._num_mixed
+        if wanted > self._wanted:
+            with self._changed:
+                self._wanted = wanted
+                self._changed.notify()
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        for place, path in enumerate(self._paths):
+            with self._changed:
+                self._changed.wait_for(lambda place=place: self._stopped or place < self._wanted)  # type: ignore[misc]
+                if self._stopped:
+                    return
+            with contextlib.suppress(OSError), path.open("rb") as file:  # whoever maps it says what is wrong with it
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+def read_pieces(path: Path, spans: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+    """Yield parts of a file, given by offset and size."""
+    with path.open("rb") as file:
+        for offset, size in spans:
+            file.seek(offset)
+            yield file.read(size)
 
 
 def copy_bytes(payload: NDArray[np.uint8], copy: NDArray[np.uint8]) -> None:
@@ -99,7 +259,7 @@ def map_file(path: Path) -> NDArray[np.uint8]:
         return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
 
 
-def check_size(path: Path, shard: ShardInfo) -> None:
+def _check_size(path: Path, shard: ShardInfo) -> None:
     """Compare the size of a shard's file with what its index says.
 
     Raises:

@@ -106,6 +106,11 @@ class BlockShuffled:
         places = np.arange(len(self.shard_sizes), dtype=np.int64)
         return permute(places, size=len(places), keys=stream_keys(self.seed, _SHARDS, epoch))
 
+    def first_shard(self, epoch: int, position: int) -> int:
+        """Return the place in `shards(epoch)` of the first shard of the block that a position is in."""
+        ends = np.cumsum(np.array(self.shard_sizes)[self.shards(epoch)])
+        return int(np.searchsorted(ends, position, side="right")) // self.shards_per_block * self.shards_per_block
+
     def samples(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
         """Return the samples at the places `start` to `stop - 1` of an epoch, `(stop - start,)` int64."""
         sizes = np.array(self.shard_sizes, dtype=np.int64)

@@ -4,6 +4,7 @@ Shape letters: T frames, H height, W width, M mel bins, S hops, L tokens.
 """
 
 import hashlib
+import tarfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.codec import ARRAY_MEMBERS, array_shapes, decode_meta, decode_sample, npy_header, pixels
+from shards.codec import ARRAY_MEMBERS, array_shapes, decode_meta, pixels
 from shards.errors import ShardCorruptError, ShardError, describe
-from shards.index import Index, read_index, split_directories
-from shards.maps import LocalShards, check_size, copy_bytes
+from shards.foreign import foreign_meta, is_foreign
+from shards.maps import LocalSource, Source, copy_bytes
+from shards.scan import key_of
 from shards.schema import MODALITIES, FeatureSpec, LabelSet, Sample, SampleMeta
-from shards.table import read_table
 
-__all__ = ["Places", "Split", "open_split", "present", "read_split"]
+__all__ = ["Places", "Split", "present", "read_split"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,31 +50,28 @@ class Split:
     """Random access to the samples of a split.
 
     Attributes:
-        directory: The split's folder.
-        index: What the folder holds.
+        source: Where it is.
+        index: What is there.
+        files: Its shards.
         shard_ends: `(shards,)` int64, samples up to and with each shard.
         rows: `(num_samples,)` of `shards.table.row_dtype`, read-only and mapped: the samples table.
     """
 
-    def __init__(self, directory: Path) -> None:
-        """Open a split.
+    def __init__(self, source: Path | Source) -> None:
+        """Open a split: its folder, or where else it is.
 
         Raises:
-            ShardError: if it has no index, or another format version.
+            ShardError: if it has no index, or another format version, or cannot be reached.
             ShardCorruptError: if a shard is missing or has another size than the index says, or if the samples table is
                 not the one that was written.
         """
-        self.directory = directory
-        self.index: Index = read_index(directory)
-        self._files = LocalShards(directory, self.index.shards)
+        self.source: Source = LocalSource(source) if isinstance(source, Path) else source
+        self.index = self.source.index()
+        self.files = self.source.files(self.index)
         if not self.index.num_samples:
-            raise ShardError(describe("the split has no samples", file=directory, then="check the annotations"))
-        self.rows: NDArray[Any] = read_table(
-            directory,
-            sha256=self.index.samples_sha256,
-            num_samples=self.index.num_samples,
-            num_tasks=len(self.index.label_sets),
-        )
+            then = "check the annotations"
+            raise ShardError(describe("the split has no samples", file=self.source.location, then=then))
+        self.rows = self.source.table(self.index)
         self.shard_ends = np.cumsum([shard.num_samples for shard in self.index.shards])
         self._array_bytes = {
             name: int(np.prod(shape)) * ARRAY_MEMBERS[name].itemsize for name, shape in array_shapes(self.spec).items()
@@ -135,7 +133,7 @@ class Split:
         """
         shards = np.searchsorted(self.shard_ends, samples, side="right")
         for number in np.unique(shards).tolist():
-            self._files.check_unchanged(number)
+            self.files.check_unchanged(number)
         return Places(samples=samples, rows=self.rows[samples], shards=shards)
 
     def copy_arrays(self, places: Places, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -150,7 +148,7 @@ class Split:
         Raises:
             ShardCorruptError: if a JPEG cannot be decoded.
         """
-        shards = [self._files.bytes_of(number) for number in places.shards.tolist()]
+        shards = [self.files.bytes_of(number) for number in places.shards.tolist()]
         for name, array in arrays.items():
             if name == "frames" and self.spec.video.storage == "jpeg":
                 self._decode_frames(places, array)
@@ -182,7 +180,7 @@ class Split:
             except ValueError as exc:
                 what = f"the frames of sample {sample} of the split cannot be decoded: {exc}"
                 then = "run `mmsent verify`"
-                raise ShardCorruptError(describe(what, file=self.shard_path(sample), then=then)) from exc
+                raise ShardCorruptError(describe(what, file=self.shard_of(sample), then=then)) from exc
 
     def sample(self, sample: int) -> Sample:
         """Decode one sample, checked against its CRC-32.
@@ -190,18 +188,16 @@ class Split:
         Raises:
             ShardCorruptError: if its bytes are not the ones that were written.
         """
-        payloads = {}
+        arrays = {}
         crc32 = 0
         for name, shape in array_shapes(self.spec).items():
             values = self.array_payload(name, sample)
             crc32 = zlib.crc32(values.data, crc32)
-            if name == "frames" and self.spec.video.storage == "jpeg":
-                payloads["frames.jpg"] = values.tobytes()
-            else:
-                payloads[f"{name}.npy"] = npy_header(shape, ARRAY_MEMBERS[name]) + values.tobytes()
+            array = np.frombuffer(bytearray(values), ARRAY_MEMBERS[name])
+            arrays[name] = array if name == "frames" and self.spec.video.storage == "jpeg" else array.reshape(shape)
         text = self._json(sample)
         self._check_crc32(sample, zlib.crc32(text, crc32))
-        return decode_sample({**payloads, "json": text}, where=f"{self.shard_path(sample)}, sample {sample}")
+        return Sample(meta=self._meta_of(sample, text), **arrays)
 
     def meta(self, sample: int) -> SampleMeta:
         """Decode what is known of one sample, without its arrays.
@@ -209,7 +205,7 @@ class Split:
         Raises:
             ShardCorruptError: if the json is not one.
         """
-        return decode_meta(self._json(sample), where=f"{self.shard_path(sample)}, sample {sample}")
+        return self._meta_of(sample, self._json(sample))
 
     def metas(self) -> Iterator[SampleMeta]:
         """Decode what is known of all samples, in order.
@@ -221,23 +217,34 @@ class Split:
             ShardCorruptError: if one is no json, or a shard changed its size.
         """
         for number, shard in enumerate(self.index.shards):
-            path = self.directory / shard.name
-            check_size(path, shard)
-            with path.open("rb") as file:
-                end = int(self.shard_ends[number])
-                for sample in range(end - shard.num_samples, end):
-                    file.seek(int(self.rows["json_offset"][sample]))
-                    text = file.read(int(self.rows["json_bytes"][sample]))
-                    yield decode_meta(text, where=f"{path}, sample {sample}")
+            end = int(self.shard_ends[number])
+            rows = self.rows[end - shard.num_samples : end]
+            spans = zip(rows["json_offset"].tolist(), rows["json_bytes"].tolist(), strict=True)
+            for sample, text in enumerate(self.files.pieces(number, spans), end - shard.num_samples):
+                yield self._meta_of(sample, text)
 
-    def shard_path(self, sample: int) -> Path:
-        """Return the tar that holds a sample."""
-        return self.directory / self.index.shards[self._shard_number(sample)].name
+    def shard_of(self, sample: int) -> str:
+        """Return the path or URL of the tar that holds a sample."""
+        return self.files.where(self._shard_number(sample))
 
     def _check_crc32(self, sample: int, crc32: int) -> None:
         if crc32 != self.rows["crc32"][sample]:
             what = f"sample {sample} of the split is damaged: its CRC-32 is not the one in the samples table"
-            raise ShardCorruptError(describe(what, file=self.shard_path(sample), then="run `mmsent verify`"))
+            raise ShardCorruptError(describe(what, file=self.shard_of(sample), then="run `mmsent verify`"))
+
+    def _meta_of(self, sample: int, text: bytes) -> SampleMeta:
+        where = f"{self.shard_of(sample)}, sample {sample}"
+        if not is_foreign(self.spec):
+            return decode_meta(text, where=where)
+        # Only the tar tells the key: in the header that ends where the json begins.
+        start = int(self.rows["json_offset"][sample])
+        header = self._shard_bytes(sample)[start - tarfile.BLOCKSIZE : start].tobytes()
+        key, _ = key_of(header[:100].partition(b"\0")[0].decode("utf-8", "replace"))
+        try:
+            return foreign_meta(text, key=key, split=self.index.split, spec=self.spec)
+        except ValueError as exc:
+            what = f"a sample cannot be read: {exc}"
+            raise ShardCorruptError(describe(what, file=where, then="run `mmsent verify`")) from exc
 
     def _json(self, sample: int) -> bytes:
         start = int(self.rows["json_offset"][sample])
@@ -247,20 +254,7 @@ class Split:
         return int(np.searchsorted(self.shard_ends, sample, side="right"))
 
     def _shard_bytes(self, sample: int) -> NDArray[np.uint8]:
-        return self._files.bytes_of(self._shard_number(sample))
-
-
-def open_split(shards: Path, name: str) -> Split:
-    """Open a split of a folder of shards by its name.
-
-    Raises:
-        ShardError: if the folder has no such finished split, or as `Split` does.
-    """
-    directories = split_directories(shards)
-    if name not in directories:
-        then = f"choose from {', '.join(directories)}"
-        raise ShardError(describe(f"the shards have no finished split {name!r}", file=shards, then=then))
-    return Split(directories[name])
+        return self.files.bytes_of(self._shard_number(sample))
 
 
 def present(rows: NDArray[Any]) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ from importlib.metadata import version
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["decode_strip", "encode_strip", "encoder_version"]
+__all__ = ["decode_strip", "encode_strip", "encoder_version", "strip_size"]
 
 _CHROMA_444 = 0
 """Full colour resolution: at 112 pixels a face's colour is a few blocks wide (benchmarks/storage.py has the cost)."""
@@ -62,3 +62,18 @@ def decode_strip(strip: NDArray[np.uint8], *, shape: tuple[int, int, int, int]) 
     except OSError as exc:  # what Pillow raises of damaged files; UnidentifiedImageError is one
         raise ValueError(f"no JPEG: {exc}") from exc
     return pixels.reshape(shape)
+
+
+def strip_size(strip: bytes | memoryview) -> tuple[int, int]:
+    """Return height and width of a JPEG from its header alone.
+
+    Raises:
+        ValueError: if it is no JPEG.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(strip), formats=("JPEG",)) as image:
+            return image.height, image.width
+    except OSError as exc:
+        raise ValueError(f"no JPEG: {exc}") from exc

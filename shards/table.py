@@ -16,7 +16,7 @@ from shards.errors import ShardCorruptError, describe
 from shards.index import publish_pieces, sha256_file
 from shards.schema import MODALITIES, LabelSet, SampleMeta
 
-__all__ = ["TABLE_NAME", "read_table", "row_dtype", "sample_row", "table_pieces", "write_table"]
+__all__ = ["TABLE_NAME", "parse_table", "read_table", "row_dtype", "sample_row", "table_pieces", "write_table"]
 
 TABLE_NAME = "samples.npy"
 
@@ -128,17 +128,44 @@ def read_table(directory: Path, *, sha256: str, num_samples: int, num_tasks: int
     """
     path = directory / TABLE_NAME
     try:
-        if sha256_file(path) != sha256:  # labels and lengths come from here alone
-            what = f"{TABLE_NAME}: its SHA-256 is not the one in the index"
-            raise ShardCorruptError(describe(what, file=path, then=_RESTORE))
+        _check_digest(sha256_file(path), sha256, str(path))
         rows: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as exc:
-        what = f"the samples table {TABLE_NAME} cannot be read: {exc}"
-        raise ShardCorruptError(describe(what, file=path, then=_RESTORE)) from exc
+        raise _unreadable(exc, str(path)) from exc
+    _check_rows(rows, str(path), num_samples=num_samples, num_tasks=num_tasks)
+    return rows.view(np.ndarray)  # a plain array: each look at a `memmap` makes another one, which is slow
+
+
+def parse_table(raw: bytes, *, path: str, sha256: str, num_samples: int, num_tasks: int) -> NDArray[Any]:
+    """Return the table in the content of a file that is not on a disk of this machine; else as `read_table`.
+
+    Raises:
+        ShardCorruptError: as `read_table`.
+    """
+    _check_digest(hashlib.sha256(raw).hexdigest(), sha256, path)
+    try:
+        rows: NDArray[Any] = np.load(io.BytesIO(raw), allow_pickle=False)
+    except (ValueError, EOFError) as exc:
+        raise _unreadable(exc, path) from exc
+    _check_rows(rows, path, num_samples=num_samples, num_tasks=num_tasks)
+    return rows
+
+
+def _check_digest(found: str, sha256: str, path: str) -> None:
+    if found != sha256:  # labels and lengths come from here alone
+        what = f"{TABLE_NAME}: its SHA-256 is not the one in the index"
+        raise ShardCorruptError(describe(what, file=path, then=_RESTORE))
+
+
+def _unreadable(exc: Exception, path: str) -> ShardCorruptError:
+    what = f"the samples table {TABLE_NAME} cannot be read: {exc}"
+    return ShardCorruptError(describe(what, file=path, then=_RESTORE))
+
+
+def _check_rows(rows: NDArray[Any], path: str, *, num_samples: int, num_tasks: int) -> None:
     if rows.dtype != row_dtype(num_tasks) or rows.shape != (num_samples,):
         what = f"{TABLE_NAME} holds {rows.shape} rows of another kind than the {num_samples} its index says"
         raise ShardCorruptError(describe(what, file=path, then=_RESTORE))
-    return rows.view(np.ndarray)  # a plain array: each look at a `memmap` makes another one, which is slow
 
 
 _RESTORE = "copy it again, or run `mmsent verify SHARDS --repair DATA`, which makes it from the shards"

@@ -68,6 +68,7 @@ def test_items_hold_the_arrays_of_the_shards(meld: Path, shards: dict[str, list[
             int(place < sample.meta.num_tokens) for place in range(CONFIG.max_tokens)
         ]
         assert item["present"].tolist() == [sample.meta.presence[name].present for name in MODALITIES]
+        assert (item["key"], item["num_hops"]) == (sample.meta.key, sample.meta.num_hops)
         assert EMOTION.names[item["emotion_label"]] == sample.meta.labels["emotion"]
         assert SENTIMENT.names[item["sentiment_label"]] == sample.meta.labels["sentiment"]
 
@@ -75,7 +76,8 @@ def test_items_hold_the_arrays_of_the_shards(meld: Path, shards: dict[str, list[
 def test_an_item_has_the_keys_shapes_and_types_it_promises(meld: Path) -> None:
     item = open_split(meld, "train")[3]
     assert item.keys() == {
-        "text_input", "video_frames", "audio_features", "present", "emotion_label", "sentiment_label",
+        "key", "text_input", "video_frames", "audio_features", "num_hops", "present",
+        "emotion_label", "sentiment_label",
     }  # fmt: skip
     assert item["text_input"].keys() == {"input_ids", "attention_mask"}
     for name in ("input_ids", "attention_mask"):
@@ -83,7 +85,8 @@ def test_an_item_has_the_keys_shapes_and_types_it_promises(meld: Path) -> None:
     assert (item["video_frames"].shape, item["video_frames"].dtype) == ((3, 4, 32, 64), torch.uint8)
     assert (item["audio_features"].shape, item["audio_features"].dtype) == ((64, 24), torch.float16)
     assert (item["present"].shape, item["present"].dtype) == ((3,), torch.bool)
-    assert type(item["emotion_label"]) is type(item["sentiment_label"]) is int
+    assert type(item["emotion_label"]) is type(item["sentiment_label"]) is type(item["num_hops"]) is int
+    assert item["key"] == "train-dia1-utt0"
 
 
 def test_what_is_absent_is_zeros_of_the_same_shape(meld: Path) -> None:

@@ -1,6 +1,8 @@
+import importlib.util
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from shards.codec import ARRAY_MEMBERS, encode_sample, members
-from shards.schema import MELD_LABELS, Sample
+from shards.schema import MELD_LABELS, Note, Sample
 from tests.samples import make_sample, make_spec, write_split
 
 READ_WITH_WEBDATASET = """
@@ -106,3 +108,59 @@ def test_numpy_and_json_alone_read_a_member(directory: Path) -> None:
         file = tar.extractfile(f"{sample.meta.key}.json")
         assert file is not None
         assert json.load(file)["text"] == sample.meta.text
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="there is no tar program")
+def test_the_tar_program_lists_and_extracts_what_was_written(directory: Path, tmp_path: Path) -> None:
+    shard, samples = directory / "train-00000.tar", make_samples()[:3]
+    listed = subprocess.run(["tar", "tf", shard], capture_output=True, text=True, check=True)
+    assert listed.stderr == ""
+    assert listed.stdout.split() == [f"{sample.meta.key}.{name}" for sample in samples for name in members("raw")]
+    subprocess.run(["tar", "xf", shard, "-C", tmp_path], check=True)
+    for sample in samples:
+        for name, payload in encode_sample(sample, spec=make_spec(), label_sets=MELD_LABELS).items():
+            assert (tmp_path / f"{sample.meta.key}.{name}").read_bytes() == payload
+
+
+READ_WITH_HUGGING_FACE = """
+import json, sys
+import datasets
+import numpy as np
+
+shards = {"train": sys.argv[1]}
+found = datasets.load_dataset("webdataset", data_files=shards, split="train", streaming=True)
+if sys.argv[2] == "cached":
+    features = found.features.copy()
+    features["json"]["notes"] = datasets.List({name: datasets.Value("string") for name in ("about", "detail", "kind")})
+    found = datasets.load_dataset("webdataset", data_files=shards, split="train", features=features)
+kinds = {"frames.npy": "|u1", "logmel.npy": "<f2", "tokens.npy": "<i4"}
+samples = []
+for sample in found:
+    values = {name: np.asarray(sample[name], kind) for name, kind in kinds.items()}
+    arrays = {name: [value.dtype.str, list(value.shape), value.tobytes().hex()] for name, value in values.items()}
+    samples.append({"key": sample["__key__"], "json": sample["json"], "arrays": arrays})
+print(json.dumps(samples))
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="Hugging Face datasets is not installed")
+@pytest.mark.parametrize("how", ["streaming", "cached"])
+def test_hugging_face_datasets_reads_the_same_keys_arrays_and_json(tmp_path: Path, how: str) -> None:
+    note = Note(kind="long_clip", about="row", detail="five minutes")
+    plain = [make_sample(i) for i in range(12)]
+    late = plain[9]  # the columns are made from the first samples, which have no notes
+    with_note = Sample(
+        meta=replace(late.meta, notes=(note,)), frames=late.frames, logmel=late.logmel, tokens=late.tokens
+    )
+    samples = [*plain[:9], with_note, *plain[10:]]
+    write_split(tmp_path, samples)
+    done = subprocess.run(
+        [sys.executable, "-c", READ_WITH_HUGGING_FACE, f"{tmp_path}/train/*.tar", how],
+        env={**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [as_seen(sample) for sample in samples]

@@ -50,7 +50,7 @@ def test_a_split_is_as_long_as_its_index_says(directory: Path) -> None:
 
 def test_a_sample_knows_its_shard(directory: Path) -> None:
     split = Split(directory)
-    names = [split.shard_path(number).name for number in range(NUM_SAMPLES)]
+    names = [Path(split.shard_of(number)).name for number in range(NUM_SAMPLES)]
     assert names == ["train-00000.tar"] * 3 + ["train-00001.tar"] * 2
 
 
