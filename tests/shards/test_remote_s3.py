@@ -91,6 +91,14 @@ def test_a_bucket_is_listed_and_read(train: RemoteFolder) -> None:
     assert train.read("index.json") == b"{}"
 
 
+def test_a_listing_shows_what_came_since_the_last_one(s3_port: int, train: RemoteFolder) -> None:
+    put(f"http://127.0.0.1:{s3_port}/bucket/growing/train/index.json", b"{}")
+    root = RemoteFolder("s3://bucket/growing")
+    assert root.list() == ["train"]
+    put(f"http://127.0.0.1:{s3_port}/bucket/growing/dev/index.json", b"{}")
+    assert root.list() == ["dev", "train"]
+
+
 def test_what_is_not_in_the_bucket_is_a_named_error(train: RemoteFolder) -> None:
     with pytest.raises(RemoteError, match=r"(?s)no such file.*s3://bucket/shards/train/none\.tar"):
         train.read("none.tar")
