@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from shards.cache import ShardCache
+from shards.cache import Lease, ShardCache
 from shards.errors import CacheFullError, RemoteError
 from shards.prefetch import Prefetcher
 from shards.remote import RemoteFolder, RetryPolicy
@@ -212,6 +212,29 @@ def test_closing_is_prompt_while_a_server_is_silent(
     for thread in prefetcher._threads:
         thread.join(20)
     assert [path.name for path in cache.directory.iterdir()] == [".lock"]  # what they had begun is gone
+
+
+def test_a_lease_that_comes_after_closing_is_released(
+    cache: ShardCache, folder: RemoteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came, go_on = threading.Event(), threading.Event()
+    lease_at_once = cache.lease
+
+    def lease_late(folder: RemoteFolder, name: str, *, num_bytes: int, sha256: str, **_: object) -> Lease:
+        lease = lease_at_once(folder, name, num_bytes=num_bytes, sha256=sha256)
+        came.set()
+        go_on.wait(20)
+        return lease
+
+    monkeypatch.setattr(cache, "lease", lease_late)
+    prefetcher = Prefetcher(cache, folder, ORDER, ahead_bytes=SIZE, num_threads=1)
+    assert came.wait(20)
+    prefetcher.close(timeout_seconds=0)
+    go_on.set()
+    # These need the whole cache.
+    leases = [lease_at_once(folder, name, num_bytes=num_bytes, sha256=sha256) for name, num_bytes, sha256 in ORDER[4:]]
+    for lease in leases:
+        lease.release()
 
 
 def test_a_consumer_that_waits_is_woken_by_closing(

@@ -90,13 +90,6 @@ def test_a_folder_of_any_kind_is_listed_and_read(kind: str, served: Path, server
     assert read_all(train) == CONTENT
 
 
-def test_a_listing_shows_what_came_since_the_last_one(tmp_path: Path) -> None:
-    folder = RemoteFolder(tmp_path.as_uri())
-    assert folder.list() == []
-    (tmp_path / "train").mkdir()
-    assert folder.list() == ["train"]
-
-
 @pytest.mark.parametrize("kind", ["file", "memory", "http"])
 def test_a_file_that_is_not_there_is_an_error_that_names_its_url(kind: str, served: Path, server: FaultyServer) -> None:
     url = {"file": served.as_uri(), "memory": "memory://nowhere", "http": server.url}[kind]

@@ -38,17 +38,16 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def s3_port() -> Iterator[int]:
+def s3_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Start moto's server and put the files there."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
+    log = tmp_path_factory.mktemp("moto") / "log"  # not a pipe: it tells of each request, and would wait for a reader
+    with log.open("w") as file:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+        process = subprocess.Popen(command, stderr=file, stdout=file)
     try:
-        assert process.stderr is not None
-        found = next(filter(None, (re.search(r"http://127\.0\.0\.1:(\d+)", line) for line in process.stderr)))
+        wait_until(lambda: "Running on" in log.read_text(), seconds=60)
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text())
+        assert found is not None
         port = int(found.group(1))
         put(f"http://127.0.0.1:{port}/bucket", b"")
         for (name, _, _), content in zip(ORDER, CONTENTS, strict=True):
@@ -57,11 +56,12 @@ def s3_port() -> Iterator[int]:
         yield port
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 def put(url: str, content: bytes) -> None:
-    with urllib.request.urlopen(urllib.request.Request(url, data=content, method="PUT")):
+    headers = {"Content-Type": "application/octet-stream"}  # urllib's own is that of a form, which moto would parse
+    with urllib.request.urlopen(urllib.request.Request(url, content, headers, method="PUT"), timeout=30):
         pass
 
 
@@ -89,6 +89,14 @@ def test_a_bucket_is_listed_and_read(train: RemoteFolder) -> None:
     assert RemoteFolder("s3://bucket/shards").list() == ["train"]
     assert train.list() == [*(f"{number}.tar" for number in range(6)), "index.json"]
     assert train.read("index.json") == b"{}"
+
+
+def test_a_listing_shows_what_came_since_the_last_one(s3_port: int, train: RemoteFolder) -> None:
+    put(f"http://127.0.0.1:{s3_port}/bucket/growing/train/index.json", b"{}")
+    root = RemoteFolder("s3://bucket/growing")
+    assert root.list() == ["train"]
+    put(f"http://127.0.0.1:{s3_port}/bucket/growing/dev/index.json", b"{}")
+    assert root.list() == ["dev", "train"]
 
 
 def test_what_is_not_in_the_bucket_is_a_named_error(train: RemoteFolder) -> None:
