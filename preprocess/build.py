@@ -173,9 +173,10 @@ def build_shards(
         requests = chain.from_iterable(work.requests() for work in works)
         extracts = extract_all(dataset.root, requests, config=config, spec=ours.spec, num_workers=num_workers)
         with closing(extracts):
-            return {
-                work.split.name: work.make(extracts, tokenizer=tokenizer, on_progress=on_progress) for work in works
-            }
+            for work in works:
+                work.make(extracts, tokenizer=tokenizer, on_progress=on_progress)
+        # Once more: while this part was at later splits, another one may have made what an earlier split lacked.
+        return {work.split.name: work.complete() for work in works}
 
 
 _WORDS: Mapping[Medium, str] = {"video": "picture", "audio": "sound"}
@@ -256,7 +257,7 @@ class _SplitWork:
                     self._taken.append((request, taken))
                     yield request
 
-    def make(self, extracts: Iterator[Extract], *, tokenizer: TextTokenizer, on_progress: Progress) -> SplitMade:
+    def make(self, extracts: Iterator[Extract], *, tokenizer: TextTokenizer, on_progress: Progress) -> None:
         """Make what is missing, from extracts that come in the order of `requests`; then publish the index."""
         self._digests.save()  # of clips that were only touched: their shards are kept
         if self._to_make:
@@ -282,8 +283,12 @@ class _SplitWork:
             )
             self._digests.save()
             done += len(shard.utterances)
+        self.complete()
+
+    def complete(self) -> SplitMade:
+        """Publish the index if no shard is missing, now that other parts have gone on; say what was made."""
         for shard in self._others:
-            self._finished[shard.name] = self._trusted(shard)  # other parts went on meanwhile
+            self._finished[shard.name] = self._trusted(shard)
         missing = tuple(name for name, info in self._finished.items() if info is None)
         if not missing:
             self._finish()
