@@ -755,7 +755,9 @@ def test_a_second_run_on_the_same_folder_is_refused_while_the_first_goes_on(orig
 # The report of a run that made nothing.
 
 
-def test_parts_that_overtake_each_other_say_in_the_end_that_all_is_done(original: Path, fresh: Path, tmp_path: Path) -> None:
+def test_parts_that_overtake_each_other_say_in_the_end_that_all_is_done(
+    original: Path, fresh: Path, tmp_path: Path
+) -> None:
     """The other part finishes train while this one is at dev, and leaves dev to it: only the last to end knows all."""
     out = tmp_path / "out"
     other: dict[str, SplitMade] = {}
