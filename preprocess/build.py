@@ -48,7 +48,7 @@ from shards.schema import (
 from shards.strip import encode_strip
 from shards.writer import Origin, read_record, record_path, write_shard
 
-__all__ = ["Progress", "SplitMade", "build_shards", "build_tokenizer", "feature_spec"]
+__all__ = ["Progress", "SplitMade", "build_shards", "build_tokenizer", "check_run", "feature_spec"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -101,6 +101,33 @@ def feature_spec(config: PreprocessConfig, tokenizer: TextTokenizer) -> FeatureS
     )
 
 
+def check_run(
+    dataset: Dataset, out: Path, *, config: PreprocessConfig, tokenizer: TextTokenizer, remake: bool
+) -> Claim:
+    """Make sure that a run may begin, without writing anything.
+
+    Returns:
+        What the run would write of itself into `out`.
+
+    Raises:
+        SpecMismatchError: if pictures would have to be decoded again and `remake` does not say so.
+        DatasetError: if more rows of a split have no clip than the config allows to have no picture.
+        ShardError: if `out` holds something else.
+    """
+    ours = Claim(
+        adapter=dataset.adapter,
+        samples_per_shard=config.samples_per_shard,
+        test_clips=config.test_clips,
+        label_sets=dataset.label_sets,
+        spec=feature_spec(config, tokenizer),
+    )
+    for split in dataset.splits:
+        missing = [row.key for row in split.utterances if not row.clip and not row.twin]
+        _check_failures(split, missing, config, why="have no clip")
+    check_claim(out, ours, remake=remake)
+    return ours
+
+
 def build_shards(
     dataset: Dataset,
     out: Path,
@@ -139,17 +166,7 @@ def build_shards(
         ShardError: if the disk is full or cannot be written, or `out` holds something else.
         OutputBusyError: if another run is writing to `out`.
     """
-    ours = Claim(
-        adapter=dataset.adapter,
-        samples_per_shard=config.samples_per_shard,
-        test_clips=config.test_clips,
-        label_sets=dataset.label_sets,
-        spec=feature_spec(config, tokenizer),
-    )
-    for split in dataset.splits:
-        missing = [row.key for row in split.utterances if not row.clip and not row.twin]
-        _check_failures(split, missing, config, why="have no clip")
-    check_claim(out, ours, remake=remake)  # before the lock, so that nothing is left in a folder that is not ours
+    ours = check_run(dataset, out, config=config, tokenizer=tokenizer, remake=remake)  # leaves nothing in the folder
     _make_folder(out)
     with locked(out, part):
         for difference in check_claim(out, ours, remake=remake):  # and within it: another run may have come first
