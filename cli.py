@@ -266,7 +266,7 @@ def preprocess_command(
     Example: `mmsent preprocess MELD.Raw --out data/shards`
     """
     from preprocess.adapters import read_dataset
-    from preprocess.build import build_shards, build_tokenizer, feature_spec
+    from preprocess.build import build_shards, build_tokenizer, check_run
     from preprocess.estimate import estimate_run
     from preprocess.report import REPORT_NAME, report_splits, report_to_json
     from shards.index import publish
@@ -298,13 +298,12 @@ def preprocess_command(
         _LOG.warning("not read, because there is one higher up: %s", path)
     tokenizer = build_tokenizer(dataset, config)
     if dry_run:
-        estimate = estimate_run(
-            dataset, out, config=config, spec=feature_spec(config, tokenizer), num_workers=num_workers
-        )
+        claim = check_run(dataset, out, config=config, tokenizer=tokenizer, remake=remake)
+        estimate = estimate_run(dataset, out, config=config, spec=claim.spec, part=share, num_workers=num_workers)
         if as_json:
             _print_json({**asdict(estimate), "fits": estimate.fits})
         else:
-            _print_estimate(estimate, out, num_workers)
+            _print_estimate(estimate, out, part=share, num_workers=num_workers)
         return
     with _progress_by_name() as on_progress:
         made = build_shards(
@@ -716,8 +715,9 @@ def _events(item: "SplitReport") -> dict[str, list[str]]:
     return events
 
 
-def _print_estimate(estimate: "Estimate", out: Path, num_workers: int) -> None:
-    table = Table(title="What preprocessing would take", show_header=False)
+def _print_estimate(estimate: "Estimate", out: Path, *, part: Part, num_workers: int) -> None:
+    share = f", part {part.number} of {part.count}" if part.count > 1 else ""
+    table = Table(title=f"What preprocessing would take{share}", show_header=False)
     table.add_column(justify="left")
     table.add_column(justify="right")
     hours = f"{estimate.annotated_hours:.2f} hours by the annotations"
@@ -726,11 +726,12 @@ def _print_estimate(estimate: "Estimate", out: Path, num_workers: int) -> None:
     for name, size in estimate.shard_bytes.items():
         table.add_row(f"shards: {'all the rest' if name == 'text' else name}", _bytes(size))
     table.add_row("shards in all", _bytes(sum(estimate.shard_bytes.values())))
-    table.add_row("free disk", _bytes(estimate.free_bytes))
     if estimate.num_rows_done:
         table.add_row("rows in finished shards", f"{estimate.num_rows_done:,}")
+        table.add_row("more disk than now", _bytes(max(0, estimate.needed_bytes)))
+    table.add_row("free disk", _bytes(estimate.free_bytes))
     rate = f"{estimate.clips_per_second:.1f} clips/s on {num_workers} workers, from {estimate.clips_measured} clips"
-    table.add_row("measured", rate)
+    table.add_row("measured", rate if estimate.clips_measured else "nothing is to be decoded")
     table.add_row("time for the rest", f"{estimate.minutes:.1f} minutes")
     _out.print(table)
     if not estimate.fits:

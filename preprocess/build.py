@@ -49,7 +49,7 @@ from shards.schema import (
 from shards.strip import encode_strip
 from shards.writer import Origin, read_record, read_rows, record_path, rows_path, write_shard
 
-__all__ = ["Progress", "SplitMade", "build_shards", "build_tokenizer", "feature_spec"]
+__all__ = ["Progress", "SplitMade", "build_shards", "build_tokenizer", "check_run", "feature_spec"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -102,6 +102,33 @@ def feature_spec(config: PreprocessConfig, tokenizer: TextTokenizer) -> FeatureS
     )
 
 
+def check_run(
+    dataset: Dataset, out: Path, *, config: PreprocessConfig, tokenizer: TextTokenizer, remake: bool
+) -> Claim:
+    """Make sure that a run may begin, without writing anything.
+
+    Returns:
+        What the run would write of itself into `out`.
+
+    Raises:
+        SpecMismatchError: if pictures would have to be decoded again and `remake` does not say so.
+        DatasetError: if more rows of a split have no clip than the config allows to have no picture.
+        ShardError: if `out` holds something else.
+    """
+    ours = Claim(
+        adapter=dataset.adapter,
+        samples_per_shard=config.samples_per_shard,
+        test_clips=config.test_clips,
+        label_sets=dataset.label_sets,
+        spec=feature_spec(config, tokenizer),
+    )
+    for split in dataset.splits:
+        missing = [row.key for row in split.utterances if not row.clip and not row.twin]
+        _check_failures(split, missing, config, why="have no clip")
+    check_claim(out, ours, remake=remake)
+    return ours
+
+
 def build_shards(
     dataset: Dataset,
     out: Path,
@@ -140,17 +167,7 @@ def build_shards(
         ShardError: if the disk is full or cannot be written, or `out` holds something else.
         OutputBusyError: if another run is writing to `out`.
     """
-    ours = Claim(
-        adapter=dataset.adapter,
-        samples_per_shard=config.samples_per_shard,
-        test_clips=config.test_clips,
-        label_sets=dataset.label_sets,
-        spec=feature_spec(config, tokenizer),
-    )
-    for split in dataset.splits:
-        missing = [row.key for row in split.utterances if not row.clip and not row.twin]
-        _check_failures(split, missing, config, why="have no clip")
-    check_claim(out, ours, remake=remake)  # before the lock, so that nothing is left in a folder that is not ours
+    ours = check_run(dataset, out, config=config, tokenizer=tokenizer, remake=remake)  # leaves nothing in the folder
     _make_folder(out)
     with locked(out, part):
         for difference in check_claim(out, ours, remake=remake):  # and within it: another run may have come first
@@ -174,9 +191,10 @@ def build_shards(
         requests = chain.from_iterable(work.requests() for work in works)
         extracts = extract_all(dataset.root, requests, config=config, spec=ours.spec, num_workers=num_workers)
         with closing(extracts):
-            return {
-                work.split.name: work.make(extracts, tokenizer=tokenizer, on_progress=on_progress) for work in works
-            }
+            for work in works:
+                work.make(extracts, tokenizer=tokenizer, on_progress=on_progress)
+        # Once more: while this part was at later splits, another one may have made what an earlier split lacked.
+        return {work.split.name: work.complete() for work in works}
 
 
 _WORDS: Mapping[Medium, str] = {"video": "picture", "audio": "sound"}
@@ -257,7 +275,7 @@ class _SplitWork:
                     self._taken.append((request, taken))
                     yield request
 
-    def make(self, extracts: Iterator[Extract], *, tokenizer: TextTokenizer, on_progress: Progress) -> SplitMade:
+    def make(self, extracts: Iterator[Extract], *, tokenizer: TextTokenizer, on_progress: Progress) -> None:
         """Make what is missing, from extracts that come in the order of `requests`; then publish the index."""
         self._digests.save()  # of clips that were only touched: their shards are kept
         if self._to_make:
@@ -283,8 +301,12 @@ class _SplitWork:
             )
             self._digests.save()
             done += len(shard.utterances)
+        self.complete()
+
+    def complete(self) -> SplitMade:
+        """Publish the index if no shard is missing, now that other parts have gone on; say what was made."""
         for shard in self._others:
-            self._finished[shard.name] = self._trusted(shard)  # other parts went on meanwhile
+            self._finished[shard.name] = self._trusted(shard)
         missing = tuple(name for name, info in self._finished.items() if info is None)
         if not missing:
             self._finish()

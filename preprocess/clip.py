@@ -98,10 +98,15 @@ class Timeline:
 def decoder_version(decoder: Decoder) -> str:
     """Return the versions of what may decode a clip, since they decide bytes: Decord 0.6 scales bilinear, 3.4 bicubic.
 
-    PyAV is named beside Decord, because it takes what Decord cannot.
+    PyAV is named beside Decord, because it takes what Decord cannot; and last the revision of what is done here.
     """
-    pyav = f"av {version('av')}"
+    pyav = f"av {version('av')}, revision {_REVISION}"
     return pyav if decoder == "pyav" else f"decord2 {version('decord2')}, {pyav}"
+
+
+_REVISION = 1
+"""Raised by every change of this program that changes a frame or a waveform: what was made before does not pass for
+what would be made now. `preprocess.logmel` has its own."""
 
 
 def choose_frames(timeline: Timeline, *, num_frames: int, sampling: Sampling) -> NDArray[np.int64]:

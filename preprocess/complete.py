@@ -11,7 +11,7 @@ from preprocess.errors import DatasetError
 from preprocess.lock import locked
 from preprocess.plan import read_plan
 from preprocess.text import load_saved_tokenizer
-from shards.errors import ShardError, describe
+from shards.errors import ShardError, SpecMismatchError, describe
 from shards.finish import finish_split, restore_table
 from shards.writer import read_record
 
@@ -85,15 +85,22 @@ def repair_shards(
     Raises:
         DatasetError: if the data set is not the one that the other shards were made from.
         ShardError: if it is not known how the shards were made, or the disk is full.
+        SpecMismatchError: if what is installed here would make other arrays.
         TokenizerError: if the saved tokenizer is not that of the shards.
     """
     claim = read_claim(out)
+    config = claim.config()
+    tokenizer = load_saved_tokenizer(out / "tokenizer", claim.spec.text)
+    if differences := claim.spec.differences(feature_spec(config, tokenizer), provenance=True):
+        what = "what is installed here would make other arrays (there against here): "
+        then = "install the versions that made the shards, or make all again with `mmsent preprocess`"
+        raise SpecMismatchError(describe(what + "; ".join(map(str, differences)), file=out, then=then))
     dataset = read_dataset(data, claim.adapter)
     made = build_shards(
         dataset,
         out,
-        config=claim.config(),
-        tokenizer=load_saved_tokenizer(out / "tokenizer", claim.spec.text),
+        config=config,
+        tokenizer=tokenizer,
         num_workers=num_workers,
         part=Part(),
         remake=False,

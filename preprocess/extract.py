@@ -51,7 +51,7 @@ class Feature:
         presence: Whether it is there, and why not.
         seconds: How long it lasts in the clip; 0 when unknown.
         notes: What else is worth knowing of it.
-        killed: Whether its decoder was killed for want of time or memory, which another run may have more of.
+        killed: Whether a decoder was killed over it for want of time or memory, which another run may have more of.
     """
 
     array: NDArray[Any]

@@ -18,8 +18,13 @@ __all__ = ["LogMel", "transform_version"]
 
 
 def transform_version() -> str:
-    """Return the versions of the libraries that compute the spectrogram."""
-    return f"torchaudio {version('torchaudio').partition('+')[0]}, torch {version('torch').partition('+')[0]}"
+    """Return the versions of the libraries that compute the spectrogram, and the revision of what is done here."""
+    torchaudio, torch = (version(name).partition("+")[0] for name in ("torchaudio", "torch"))
+    return f"torchaudio {torchaudio}, torch {torch}, revision {_REVISION}"
+
+
+_REVISION = 1
+"""Raised by every change of this program that changes a spectrogram, but not the waveform that it is made from."""
 
 
 class LogMel:

@@ -1,6 +1,5 @@
 """Clips through worker processes, in order: a clip that crashes or hangs its decoder costs itself, never the run."""
 
-import signal
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future
@@ -21,7 +20,7 @@ _AHEAD = 16
 """Clips in flight per worker: enough that the others go on while one decodes 4 minutes, and few enough that the results
 waiting in the parent (0.6 MB each by default) never pile up."""
 
-_TRIES_AFTER_SIGKILL = 3
+_TRIES_AFTER_A_KILL = 3
 """Memory may have been short for a moment, and processes killed by a person must not change a byte. More than once,
 since whoever kills workers one after the other may find the same clip in the next one."""
 
@@ -72,8 +71,8 @@ class _Death:
 
     reason: str
     timed_out: bool = False
-    sigkill: bool = False
-    """Not the decoder's own end: the system takes it from a process that fills the memory, or a person did."""
+    from_outside: bool = False
+    """Perhaps not the decoder's own end: the system kills a process that fills the memory, or a person did."""
 
 
 class _Clips:
@@ -114,8 +113,8 @@ class _Clips:
             why = f"the clip is missing: there is no {request.row.clip_name}"
             return Extract(path="", notes=(), features={medium: absent_feature(why) for medium in request.media})
         outcome = _outcome(task)
-        for _ in range(_TRIES_AFTER_SIGKILL):
-            if isinstance(outcome, Extract) or not outcome.sigkill:
+        for _ in range(_TRIES_AFTER_A_KILL):
+            if isinstance(outcome, Extract) or not outcome.from_outside:
                 break
             outcome = _outcome(self.start(request))
         if isinstance(outcome, Extract):
@@ -140,8 +139,11 @@ class _Clips:
                 outcome = _outcome(self.start(alone, trouble=first.reason))
                 if isinstance(outcome, _Death):
                     outcome = replace(outcome, reason=f"{first.reason}; with PyAV, {outcome.reason}")
+                elif first.from_outside:  # without that it would have been Decord, and other bytes
+                    feature = replace(outcome.features[medium], killed=True)
+                    outcome = replace(outcome, features={medium: feature})
             if isinstance(outcome, _Death):
-                feature = absent_feature(outcome.reason, killed=outcome.timed_out or outcome.sigkill)
+                feature = absent_feature(outcome.reason, killed=outcome.timed_out or outcome.from_outside)
                 path = request.row.clip or request.row.twin
                 outcome = Extract(path=path, notes=(), features={medium: feature})
             done[medium] = outcome
@@ -165,9 +167,8 @@ def _outcome(task: _Task) -> Extract | _Death:
     except WorkerHungError:
         return _Death(reason=f"the decoder hung: killed after {task.timeout_seconds:.0f} s", timed_out=True)
     except WorkerDiedError as exc:
-        return _Death(
-            reason=f"the decoder crashed: {ending_in_words(exc.exit_code)}", sigkill=exc.exit_code == -signal.SIGKILL
-        )
+        reason = f"the decoder crashed: {ending_in_words(exc.exit_code)}"
+        return _Death(reason=reason, from_outside=exc.from_outside)
     return extracted
 
 

@@ -23,6 +23,8 @@ from typing import Any
 
 __all__ = ["WorkerDiedError", "WorkerHungError", "Workers", "ending_in_words", "keep_quiet", "worker_context"]
 
+_UNKNOWN_EXIT_CODE = 255
+"""What multiprocessing says of a worker whose server, which would know, was killed itself."""
 _MOST_FAILED_STARTS = 5
 """Workers in a row that end before they can take a task: then no other one will do better."""
 
@@ -64,6 +66,11 @@ class WorkerDiedError(Exception):
     def __init__(self, exit_code: int) -> None:
         super().__init__(exit_code)
         self.exit_code = exit_code
+
+    @property
+    def from_outside(self) -> bool:
+        """Whether something else than the task may have ended it: a person, or the system for want of memory."""
+        return self.exit_code in (-signal.SIGKILL, _UNKNOWN_EXIT_CODE)
 
 
 class WorkerHungError(Exception):

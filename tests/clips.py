@@ -89,6 +89,7 @@ def write_clip(
     gaps: Sequence[int] | None = None,
     options: dict[str, str] | None = None,
     b_frames: int = 0,
+    key_every: int = 250,
 ) -> Path:
     """Encode an mp4 with H.264 and AAC.
 
@@ -100,13 +101,16 @@ def write_clip(
         gaps: Frames' time on screen in 24ths of a second; 1 for each if not given.
         options: Of the container, such as `{"movflags": "faststart"}`.
         b_frames: Frames in a row that refer to a later one, so that the file's order is not that of time.
+        key_every: Frames from one that refers to no other to the next, at most.
     """
     if isinstance(pictures, int):
         pictures = index_pictures(pictures)
     gaps = gaps or [1] * len(pictures)
     starts = [0, *accumulate(gaps)]
     with av.open(path, "w", format="mp4", options={"fflags": "+bitexact", **(options or {})}) as container:
-        video = _add_video(container, height=pictures.shape[1], width=pictures.shape[2], b_frames=b_frames)
+        video = _add_video(
+            container, height=pictures.shape[1], width=pictures.shape[2], b_frames=b_frames, key_every=key_every
+        )
         audio = _add_audio(container, layout) if layout is not None else None
         _encode_picture(container, video, pictures, starts=starts)
         if audio is not None and layout is not None:
@@ -116,8 +120,8 @@ def write_clip(
     return path
 
 
-def _add_video(container: OutputContainer, *, height: int, width: int, b_frames: int) -> VideoStream:
-    options = {"preset": "ultrafast", "crf": "4", "bf": str(b_frames)}
+def _add_video(container: OutputContainer, *, height: int, width: int, b_frames: int, key_every: int) -> VideoStream:
+    options = {"preset": "ultrafast", "crf": "4", "bf": str(b_frames), "g": str(key_every)}
     video = container.add_stream("libx264", rate=FRAME_RATE, options=options)
     video.height, video.width, video.pix_fmt = height, width, "yuv420p"
     video.codec_context.thread_count = 1

@@ -758,6 +758,33 @@ def test_a_second_run_on_the_same_folder_is_refused_while_the_first_goes_on(orig
 # The report of a run that made nothing.
 
 
+def test_parts_that_overtake_each_other_say_in_the_end_that_all_is_done(
+    original: Path, fresh: Path, tmp_path: Path
+) -> None:
+    """The other part finishes train while this one is at dev, and leaves dev to it: only the last to end knows all."""
+    out = tmp_path / "out"
+    other: dict[str, SplitMade] = {}
+
+    def overtaken(split: str, done: int, total: int) -> None:
+        if split == "dev" and done == 1:
+            other.update(build_part(original, out, Part(number=2, count=2)))
+
+    made = build_part(original, out, Part(number=1, count=2), on_progress=overtaken)
+    assert {split: item.finished for split, item in other.items()} == {"train": True, "dev": False, "test": False}
+    assert {split: item.shards_missing for split, item in made.items()} == {"train": (), "dev": (), "test": ()}
+    assert all(item.finished for item in made.values())
+    assert content_of(out) == content_of(fresh)
+
+
+def build_part(
+    meld: Path, out: Path, part: Part, *, on_progress: Callable[[str, int, int], None] = ignore_progress
+) -> dict[str, SplitMade]:
+    return build_shards(
+        read_meld(meld), out, config=small_config(), tokenizer=TOKENIZER, num_workers=1, part=part, remake=False,
+        on_progress=on_progress,
+    )  # fmt: skip
+
+
 @pytest.fixture
 def reported(odd: Path, odd_out: Path, tmp_path: Path) -> Path:
     """Shards with the report of the run that made them beside them."""

@@ -12,7 +12,7 @@ from preprocess.config import Part, PreprocessConfig
 from preprocess.errors import DatasetError, TokenizerError
 from preprocess.extract import MEDIA
 from preprocess.text import learn_tokenizer
-from shards.errors import ShardError
+from shards.errors import ShardError, SpecMismatchError
 from shards.index import read_index
 from shards.schema import MELD_LABELS
 from shards.verify import verify_split
@@ -174,6 +174,19 @@ def test_a_repair_leaves_a_shard_alone_whose_clip_has_changed_since(fresh: Path,
     damage(out, "gone")
     repair_shards(out, data, broken={"train": ["train-00001.tar"]}, num_workers=1, on_progress=ignore_progress)
     assert content_of(out) == content_of(fresh)
+
+
+@pytest.mark.parametrize("what", ["preprocess.clip._REVISION", "preprocess.logmel._REVISION"])
+def test_a_repair_by_other_versions_is_refused_and_changes_nothing(
+    meld: Path, out: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    damage(out, "gone")
+    before = content_of(out)
+    monkeypatch.setattr(what, 2)
+    with pytest.raises(SpecMismatchError, match=r"_version: '.*revision 1' against '.*revision 2'") as caught:
+        repair_shards(out, meld, broken={"train": ["train-00001.tar"]}, num_workers=1, on_progress=ignore_progress)
+    assert "install the versions that made the shards" in str(caught.value)
+    assert content_of(out) == before
 
 
 def test_another_data_set_is_refused(out: Path, tmp_path: Path) -> None:

@@ -407,4 +407,5 @@ def test_what_is_known_of_meld_is_confirmed_where_it_is_here(mini: Diagnosis) ->
     assert verdicts["dia220_utt0"] == "confirmed by long"
     assert verdicts["dia66_utt9"] == "confirmed by extra-clip"
     assert verdicts["final_videos_testdia155_utt8"] == "confirmed by twin-fits"
+    assert verdicts["final_videos_testdia245_utt2"] == "confirmed by twin-does-not-fit"
     assert "dia38_utt4" not in verdicts  # no row of this data set

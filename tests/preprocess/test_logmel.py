@@ -102,8 +102,8 @@ def test_a_waveform_is_left_as_it_was() -> None:
     np.testing.assert_array_equal(waveform, before)
 
 
-def test_the_transform_version_names_torchaudio_and_torch() -> None:
-    assert re.fullmatch(r"torchaudio \d+\.\d+\.\d+, torch \d+\.\d+\.\d+", transform_version())
+def test_the_transform_version_names_torchaudio_torch_and_what_is_done_here() -> None:
+    assert re.fullmatch(r"torchaudio \d+\.\d+\.\d+, torch \d+\.\d+\.\d+, revision \d+", transform_version())
 
 
 def test_standardised_power_has_mean_zero_and_deviation_one_over_the_clip_and_no_logarithm() -> None:

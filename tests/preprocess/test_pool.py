@@ -4,8 +4,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from preprocess.annotations import Utterance
 from preprocess.config import TestClips as WhichClips  # under its own name pytest would take it for tests
 from preprocess.extract import MEDIA, Extract, Medium
 from preprocess.pool import _AHEAD, Request, _Clips, _context, _Death, _outcome, _Task, extract_all
-from preprocess.workers import Workers, keep_quiet
+from preprocess.workers import WorkerDiedError, Workers, keep_quiet
 from tests.clips import make_utterance, small_config, small_spec, write_clip, write_crashing_clip, write_numbered_clip
 
 
@@ -131,6 +133,34 @@ def test_a_clip_that_hangs_its_decoder_costs_itself_alone(tmp_path: Path) -> Non
     assert extracts[1].audio.killed
 
 
+class KilledWhereDecordIs(Workers):
+    """Does the work itself, but for what Decord is to do, over which somebody kills every worker."""
+
+    def __init__(self) -> None:
+        """Start no process."""
+
+    def schedule(
+        self, function: Callable[..., Any], *, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float
+    ) -> "Future[Any]":
+        future: Future[Any] = Future()
+        if kwargs["trouble"] or kwargs["media"] == ("audio",):
+            future.set_result(function(*args, **kwargs))
+        else:
+            future.set_exception(WorkerDiedError(-signal.SIGKILL))
+        return future
+
+
+def test_what_pyav_reads_because_decord_was_killed_from_outside_is_tried_again_by_the_next_run(tmp_path: Path) -> None:
+    """Else two runs over the same clips would give different bytes, by what else the machine was at."""
+    config = small_config()
+    clips = _Clips(KilledWhereDecordIs(), tmp_path, config=config, spec=small_spec(config))
+    (row,) = write_rows(tmp_path, 1)
+    extracted = clips.finish(clips.start(Request(row=row, media=MEDIA)))
+    assert second_decoder(extracted) == ["picture by PyAV: the decoder crashed: SIGKILL"]
+    assert (extracted.video.presence.present, extracted.video.killed) == (True, True)
+    assert (extracted.audio.presence.present, extracted.audio.killed) == (True, False)
+
+
 def test_a_larger_file_has_more_time(tmp_path: Path) -> None:
     """By the tasks' own account: waiting for it would take too long."""
     for name, size in (("small.mp4", 0), ("large.mp4", 3_000_000)):
@@ -233,7 +263,7 @@ def test_a_worker_that_dies_is_a_reason(
     workers: Workers, function: Callable[..., None], args: tuple[int], reason: str
 ) -> None:
     death = outcome_of(workers, function, *args)
-    assert death == _Death(reason=f"the decoder crashed: {reason}", sigkill=reason == "SIGKILL")
+    assert death == _Death(reason=f"the decoder crashed: {reason}", from_outside=reason == "SIGKILL")
 
 
 def test_a_worker_that_hangs_is_killed_and_is_a_reason(workers: Workers) -> None:

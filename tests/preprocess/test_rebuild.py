@@ -14,6 +14,7 @@ from preprocess.errors import OutputBusyError
 from preprocess.extract import Medium
 from preprocess.meld import read_meld
 from preprocess.text import TextTokenizer, learn_tokenizer
+from shards.errors import SpecMismatchError
 from shards.index import read_index
 from shards.schema import LabelSet
 from shards.verify import verify_split
@@ -84,6 +85,21 @@ def test_another_tokenizer_decodes_nothing(original: Path, out: Path, tmp_path: 
 def test_more_tokens_decode_nothing(original: Path, out: Path, tmp_path: Path) -> None:
     assert counts(made_by(original, out, max_tokens=20))[0] == {"video": 0, "audio": 0}
     assert_like_fresh(original, out, tmp_path, max_tokens=20)
+
+
+def test_a_program_that_makes_other_log_mels_makes_them_again(
+    original: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("preprocess.logmel._REVISION", 2)
+    assert counts(made_by(original, out)) == ({"video": 0, "audio": 6}, {"video": 7, "audio": 0})
+
+
+def test_a_program_that_makes_other_pictures_does_not_take_old_ones_for_its_own(
+    original: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("preprocess.clip._REVISION", 2)
+    with pytest.raises(SpecMismatchError, match=r"decoder_version: '.*, revision 1' against '.*, revision 2'"):
+        made_by(original, out)
 
 
 @pytest.mark.parametrize("change", [{"num_mels": 32}, {"num_hops": 12}, {"scale": "standardised-power"}])

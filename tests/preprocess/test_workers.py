@@ -27,6 +27,10 @@ def process_number() -> int:
     return os.getpid()
 
 
+def server_number() -> int:
+    return os.getppid()
+
+
 def large(number: int) -> bytes:
     return bytes([number]) * 5_000_000
 
@@ -79,6 +83,26 @@ def test_a_worker_killed_at_work_costs_its_call_alone(workers: Workers, tmp_path
         doomed.result()
     assert caught.value.exit_code == -number
     assert [future.result() for future in others] == [2 * number for number in range(10)]
+
+
+def test_a_worker_of_a_server_that_was_killed_may_have_been_killed_too(workers: Workers, tmp_path: Path) -> None:
+    """Nobody is left who knows how it ended, so that its clip is not to blame; the next worker has a new server."""
+    server = workers.schedule(server_number, args=(), kwargs={}, timeout=30).result()
+    doomed = workers.schedule(sleep_with_note, args=(str(tmp_path / "pid"),), kwargs={}, timeout=30)
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text("ascii"):
+        time.sleep(0.01)
+    os.kill(server, signal.SIGKILL)
+    time.sleep(0.2)
+    os.kill(int((tmp_path / "pid").read_text("ascii")), signal.SIGSEGV)
+    with pytest.raises(WorkerDiedError) as caught:
+        doomed.result()
+    assert caught.value.from_outside
+    assert workers.schedule(double, args=(4,), kwargs={}, timeout=30).result() == 8
+
+
+@pytest.mark.parametrize(("exit_code", "expected"), [(-signal.SIGKILL, True), (-signal.SIGSEGV, False), (7, False)])
+def test_only_what_the_system_or_a_person_does_comes_from_outside(exit_code: int, expected: bool) -> None:
+    assert WorkerDiedError(exit_code).from_outside == expected
 
 
 def test_workers_killed_while_they_wait_are_replaced(workers: Workers) -> None:
