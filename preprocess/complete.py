@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from preprocess.adapters import read_dataset
-from preprocess.build import Progress, SplitMade, build_shards
+from preprocess.build import Progress, SplitMade, build_shards, feature_spec
 from preprocess.claim import CLAIM_NAME, read_claim
 from preprocess.config import Part
 from preprocess.errors import DatasetError

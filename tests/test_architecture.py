@@ -27,7 +27,7 @@ DOORS = {
     "transformers": {"mmsent/encoders.py"},
     "safetensors": {"mmsent/checkpoint.py", "mmsent/encoders.py"},
     "PIL": {"shards/strip.py"},
-    "webdataset": {"shards/stream.py"},
+    "webdataset": {"mmsent/bench.py", "shards/stream.py"},
     "typer": {"cli.py"},
     "rich": {"cli.py"},
 }
