@@ -198,17 +198,22 @@ class _Readahead:
         self._place = {number: place for place, number in enumerate(ahead.shards)}
         self._num_mixed = ahead.num_mixed
         self._wanted = 2 * ahead.num_mixed  # this many from the start of the order
+        self._num_asked = 0
         self._stopped = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="shard-readahead", daemon=True)
 
     def used(self, number: int) -> None:
-        """Note that a shard is in use."""
-        wanted = self._place.get(number, 0) + 2 * self._num_mixed
-        if wanted > self._wanted:
+        """Note that a shard is in use, and wait until it was asked for.
+
+        Who touches pages that nobody asked for reads them a few at a time, in between the whole files, and slows both.
+        """
+        place = self._place.get(number, -1)
+        if place + 2 * self._num_mixed > self._wanted or place >= self._num_asked:
             with self._changed:
-                self._wanted = wanted
-                self._changed.notify()
+                self._wanted = max(self._wanted, place + 2 * self._num_mixed)
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._stopped or place < self._num_asked)
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -216,7 +221,7 @@ class _Readahead:
     def __exit__(self, *_: object) -> None:
         with self._changed:
             self._stopped = True
-            self._changed.notify()
+            self._changed.notify_all()
         self._thread.join()
 
     def _run(self) -> None:
@@ -227,6 +232,9 @@ class _Readahead:
                     return
             with contextlib.suppress(OSError), path.open("rb") as file:  # whoever maps it says what is wrong with it
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+            with self._changed:
+                self._num_asked = place + 1
+                self._changed.notify_all()
 
 
 def read_pieces(path: Path, spans: Iterable[tuple[int, int]]) -> Iterator[bytes]:
