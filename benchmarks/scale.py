@@ -109,13 +109,12 @@ def cold(directory: Path, rounds: int) -> None:
                     del batch
             rates[name].append(megabytes / (time.perf_counter() - begin))
     ratio = statistics.median(a / b for a, b in zip(rates["block shuffle"], rates["dd"], strict=True))
-    lines = [
+    lines = ["| cold, way | MB/s (lowest, highest) |", "|---|---|"]
+    lines += [
         f"| {name} | {statistics.median(found):,.0f} ({min(found):,.0f}, {max(found):,.0f}) |"
         for name, found in rates.items()
     ]
-    sys.stdout.write(
-        "\n".join(["| cold, way | MB/s (lowest, highest) |", "|---|---|", *lines, f"Ratio: {ratio:.2f}"]) + "\n"
-    )
+    sys.stdout.write("\n".join([*lines, f"Median of the ratios: {ratio:.2f}"]) + "\n")
 
 
 def _read_in_order(paths: list[Path]) -> None:
