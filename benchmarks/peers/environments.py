@@ -50,7 +50,7 @@ def install(peers: Iterable[Peer], work: Path) -> None:
         stamp.unlink(missing_ok=True)
         (folder / "failure.txt").unlink(missing_ok=True)
         venv.create(folder, with_pip=True, symlinks=True)
-        command = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", *sorted(set(requirements))]
+        command = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *sorted(set(requirements))]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]

@@ -21,7 +21,20 @@ from numpy.typing import NDArray
 
 from benchmarks.peers import systems
 
-__all__ = ["FIELDS", "Batch", "Epoch", "Peer", "Source", "digest", "load_peer", "peer_names", "read_tars"]
+__all__ = [
+    "FIELDS",
+    "Batch",
+    "Epoch",
+    "Peer",
+    "Source",
+    "describe_arrays",
+    "digest",
+    "load_peer",
+    "peer_names",
+    "read_kinds",
+    "read_tars",
+    "write_kinds",
+]
 
 FIELDS = ("frames", "logmel", "tokens", "labels")
 
@@ -105,6 +118,19 @@ def read_tars(folder: Path) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
                 if len(arrays) == len(FIELDS):
                     yield key, arrays
                     arrays = {}
+
+
+def write_kinds(tars: Path, folder: Path) -> None:
+    """Note dtype and shape of every field beside data that is nothing but the bytes."""
+    _, arrays = next(read_tars(tars))
+    kinds = {field: (str(arrays[field].dtype), arrays[field].shape) for field in FIELDS}
+    (folder / "kinds.json").write_text(json.dumps(kinds), "utf-8")
+
+
+def read_kinds(folder: Path) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Return what `write_kinds` noted, by field, in the order of `FIELDS`."""
+    kinds = json.loads((folder / "kinds.json").read_text("utf-8"))
+    return {field: (np.dtype(dtype), tuple(shape)) for field, (dtype, shape) in kinds.items()}
 
 
 def digest(batch: Batch) -> int:

@@ -148,7 +148,7 @@ class _Runner:
         task_file, answer_file, log_file = (scratch / name for name in ("task.json", "answer.json", "log.txt"))
         task_file.write_text(json.dumps(asdict(task)), "utf-8")
         python = find_python(load_peer(row.peer), self._work)
-        command = [python, "-m", "benchmarks.peers.child", task_file, answer_file]
+        command = [str(python), "-m", "benchmarks.peers.child", str(task_file), str(answer_file)]
         # A home of its own: some of them keep caches and records of use there.
         surroundings = {**os.environ, "PYTHONPATH": str(_ROOT), "HOME": str(scratch), "HF_HUB_OFFLINE": "1"}
         deadline = time.monotonic() + self._options.timeout_seconds

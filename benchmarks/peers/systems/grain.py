@@ -1,25 +1,25 @@
 """Grain over ArrayRecord files."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.peers.peer import FIELDS, Batch, Epoch, Peer, Source, read_tars
+from benchmarks.peers.peer import FIELDS, Batch, Epoch, Peer, Source, read_kinds, read_tars, write_kinds
 
 
 class _Parse:
     """Bytes of a record to its arrays; a class because Grain sends it to its workers."""
 
     def __init__(self, folder: Path) -> None:
-        examples = np.load(folder / "examples.npz")
-        self._kinds = [(examples[field].dtype, examples[field].shape, examples[field].size) for field in FIELDS]
+        self._kinds = read_kinds(folder)
 
     def __call__(self, record: bytes) -> Batch:
         arrays = []
         offset = 0
-        for dtype, shape, size in self._kinds:
-            array = np.frombuffer(record, dtype, count=size, offset=offset).reshape(shape)
+        for dtype, shape in self._kinds.values():
+            array = np.frombuffer(record, dtype, count=math.prod(shape), offset=offset).reshape(shape)
             arrays.append(array)
             offset += array.nbytes
         return Batch(*arrays)
@@ -29,8 +29,7 @@ def convert(source: Source, folder: Path) -> None:
     """Write the bytes of all arrays of a sample as one uncompressed record, without groups, for random access."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    _, example = next(read_tars(source.tars))
-    np.savez(folder / "examples.npz", **example)
+    write_kinds(source.tars, folder)
     writer = ArrayRecordWriter(str(folder / "samples.array_record"), "group_size:1,uncompressed")
     for _, arrays in read_tars(source.tars):
         writer.write(b"".join(arrays[field].tobytes() for field in FIELDS))

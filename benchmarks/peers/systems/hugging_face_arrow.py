@@ -6,14 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.peer import FIELDS, Batch, Epoch, Peer, Source, read_tars
+from benchmarks.peers.peer import FIELDS, Batch, Epoch, Peer, Source, read_kinds, read_tars, write_kinds
 
 
 def convert(source: Source, folder: Path) -> None:
     """Write one arrow data set with binary columns, and what the bytes mean beside it."""
     from datasets import Dataset, Features, Value
-
-    _, example = next(read_tars(source.tars))
 
     def rows() -> Iterator[dict[str, bytes]]:
         for _, arrays in read_tars(source.tars):
@@ -22,7 +20,7 @@ def convert(source: Source, folder: Path) -> None:
     features = Features({field: Value("large_binary") for field in FIELDS})
     made = Dataset.from_generator(rows, features=features, cache_dir=str(folder / "cache"))
     made.save_to_disk(str(folder / "arrow"))
-    np.savez(folder / "examples.npz", **example)
+    write_kinds(source.tars, folder)
 
 
 def open_loader(folder: Path, batch_size: int, workers: int) -> Epoch:
@@ -30,8 +28,7 @@ def open_loader(folder: Path, batch_size: int, workers: int) -> Epoch:
     from datasets import load_from_disk
     from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
-    examples = np.load(folder / "examples.npz")
-    kinds = {field: (examples[field].dtype, examples[field].shape) for field in FIELDS}
+    kinds = read_kinds(folder)
     dataset = load_from_disk(str(folder / "arrow")).with_format("arrow")
 
     def collate(table: Any) -> Batch:

@@ -13,7 +13,7 @@ class _Samples:
     def __init__(self, tars: Path) -> None:
         self._tars = tars
 
-    def __call__(self, _: int) -> Iterator[dict[str, Any]]:
+    def __call__(self, number: int) -> Iterator[dict[str, Any]]:
         for _, arrays in read_tars(self._tars):
             yield {field: arrays[field] for field in FIELDS}
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +37,10 @@ def open_loader(folder: Path, batch_size: int, workers: int) -> Epoch:
     """Open the folder behind torch's loader with its default collate."""
     from torch.utils.data import DataLoader
 
-    loader = DataLoader(
-        _Files(folder), batch_size=batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0
-    )  # type: ignore[var-annotated, arg-type]
+    files: Any = _Files(folder)
+    loader: Any = DataLoader(
+        files, batch_size=batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+    )
 
     def epoch() -> Iterator[Batch]:
         for batch in loader:
