@@ -91,6 +91,7 @@ class _Runner:
         self._samples = samples
         self._work = work
         self._options = options
+        self._not_converted: dict[str, str] = {}
 
     def prepare(self, row: Row) -> None:
         """Convert what was not converted yet, look whether the loader gives the samples, and how much it holds."""
@@ -124,7 +125,13 @@ class _Runner:
             return Conversion(**json.loads(done.read_text("utf-8")))
         shutil.rmtree(self._folder(row), ignore_errors=True)
         (self._folder(row) / "data").mkdir(parents=True)
-        conversion = Conversion(**self._run(row, "convert"))
+        if peer.title in self._not_converted:
+            raise PeerError(self._not_converted[peer.title])
+        try:
+            conversion = Conversion(**self._run(row, "convert"))
+        except PeerError as exc:
+            self._not_converted[peer.title] = str(exc)  # so that its other variants need not try again
+            raise
         done.write_text(json.dumps(asdict(conversion)), "utf-8")
         return conversion
 

@@ -42,8 +42,8 @@ def open_loader(folder: Path, batch_size: int, workers: int) -> Epoch:
         stateless,
     )
 
-    @edataclass  # type: ignore[untyped-decorator]
-    class Utterance(Sample):
+    @edataclass
+    class Utterance(Sample):  # type: ignore[misc]
         frames: torch.Tensor
         logmel: torch.Tensor
         tokens: torch.Tensor
