@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import os
+import platform
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -57,7 +58,19 @@ def main() -> None:
     if options.json:
         sys.stdout.write(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     else:
+        sys.stdout.write(_circumstances(samples.expected.num_samples, how))
         sys.stdout.write(markdown(rows, samples.expected.num_samples) + "\n")
+
+
+def _circumstances(num_samples: int, how: Options) -> str:
+    """Return a paragraph about the machine and the run."""
+    models = [line for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines() if line.startswith("model name")]
+    gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return (
+        f"{len(os.sched_getaffinity(0))} cores of {models[0].partition(': ')[2] if models else platform.machine()}, "
+        f"{gigabytes:.0f} GB of memory, {platform.system()} {platform.release()}, Python {platform.python_version()}; "
+        f"{num_samples:,} samples, batches of {how.batch_size}, {how.rounds} rounds.\n\n"
+    )
 
 
 def _cache_folder() -> Path:

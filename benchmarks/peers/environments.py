@@ -10,6 +10,10 @@ from benchmarks.peers.peer import Peer
 
 __all__ = ["PeerError", "find_python", "install"]
 
+_TORCH = "torch"
+_PIP_SECONDS = 1200
+"""A resolver that finds no versions that go together can try for hours."""
+
 
 class PeerError(Exception):
     """A peer cannot be measured; the message says why and goes into the table."""
@@ -37,24 +41,43 @@ def install(peers: Iterable[Peer], work: Path) -> None:
 
     What fails is written down, for `find_python` to say.
     """
-    wanted: dict[str, list[str]] = {}
+    wanted: dict[str, set[str]] = {}
+    over_torch = set()
     for peer in peers:
         if peer.environment:
-            wanted.setdefault(peer.environment, []).extend(peer.requirements)
+            wanted.setdefault(peer.environment, set()).update(peer.requirements)
+        if peer.needs_torch:
+            over_torch.add(peer.environment)
+    if over_torch:
+        _install(work / "environments" / _TORCH, {"torch", "numpy"}, over=None)
     for name, requirements in wanted.items():
-        lines = "\n".join(sorted(set(requirements)))
-        folder = work / "environments" / name
-        stamp = folder / "installed.txt"
-        if stamp.is_file() and stamp.read_text("utf-8") == lines:
-            continue
-        stamp.unlink(missing_ok=True)
-        (folder / "failure.txt").unlink(missing_ok=True)
-        venv.create(folder, with_pip=True, symlinks=True)
-        command = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *sorted(set(requirements))]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
-        if done.returncode:
-            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            reason = errors[-1] if errors else f"pip ended with {done.returncode}"
-            (folder / "failure.txt").write_text(reason, "utf-8")
-        else:
-            stamp.write_text(lines, "utf-8")
+        over = work / "environments" / _TORCH if name in over_torch else None
+        _install(work / "environments" / name, requirements, over=over)
+
+
+def _install(folder: Path, requirements: set[str], *, over: Path | None) -> None:
+    """Make one environment; pip takes what is in `over` for installed, and what it adds comes before it."""
+    lines = "\n".join(sorted(requirements))
+    stamp = folder / "installed.txt"
+    if stamp.is_file() and stamp.read_text("utf-8") == lines:
+        return
+    stamp.unlink(missing_ok=True)
+    (folder / "failure.txt").unlink(missing_ok=True)
+    venv.create(folder, with_pip=True, symlinks=True)
+    if over:
+        (site,) = (folder / "lib").glob("python*/site-packages")
+        (site / "over.pth").write_text(f"{over / site.relative_to(folder)}\n", "utf-8")
+    command = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *sorted(requirements)]
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False, timeout=_PIP_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        (folder / "failure.txt").write_text(f"pip took more than {_PIP_SECONDS} s", "utf-8")
+        return
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        reason = errors[-1] if errors else f"pip ended with {done.returncode}"
+        (folder / "failure.txt").write_text(reason, "utf-8")
+    else:
+        stamp.write_text(lines, "utf-8")

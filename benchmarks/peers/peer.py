@@ -73,6 +73,8 @@ class Peer:
     title: str
     environment: str
     """Peers of the same name share a virtual environment; empty for the one that runs the benchmark."""
+    needs_torch: bool
+    """The environment is laid over one that has torch: several GB, installed once."""
     requirements: tuple[str, ...]
     """What pip installs; the first is the one whose version is shown."""
     modules: tuple[str, ...]

@@ -50,6 +50,7 @@ def _payloads(folder: Path, field: str, size: int) -> Iterator[NDArray[np.uint8]
 PEER = Peer(
     title="copy limit",
     environment="",
+    needs_torch=False,
     requirements=(),
     modules=(),
     variants={1: "one thread"},

@@ -48,6 +48,7 @@ def open_loader(folder: Path, batch_size: int, workers: int) -> Epoch:
 PEER = Peer(
     title="NVIDIA DALI",
     environment="dali",
+    needs_torch=False,
     requirements=("nvidia-dali-cuda120", "numpy"),
     modules=("nvidia.dali",),
     variants={1: "1 thread", 2: "2 threads"},

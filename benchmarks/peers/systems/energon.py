@@ -80,7 +80,8 @@ def open_loader(folder: Path, batch_size: int, workers: int) -> Epoch:
 PEER = Peer(
     title="Megatron Energon",
     environment="energon",
-    requirements=("megatron-energon", "torch", "numpy"),
+    needs_torch=True,
+    requirements=("megatron-energon", "numpy"),
     modules=("torch", "megatron.energon"),
     variants={0: "in process", 2: "2 worker processes"},
     settings="`energon prepare` (`CrudeWebdataset`), a cooker that makes tensors, its own batching; shuffle buffer of "

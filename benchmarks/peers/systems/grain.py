@@ -56,6 +56,7 @@ def open_loader(folder: Path, batch_size: int, workers: int) -> Epoch:
 PEER = Peer(
     title="Grain",
     environment="grain",
+    needs_torch=False,
     requirements=("grain", "array_record", "numpy"),
     modules=("grain", "array_record.python.array_record_module"),
     variants={0: "in process", 2: "2 worker processes"},

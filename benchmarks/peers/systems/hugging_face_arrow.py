@@ -51,8 +51,9 @@ def open_loader(folder: Path, batch_size: int, workers: int) -> Epoch:
 
 PEER = Peer(
     title="Hugging Face datasets (arrow)",
-    environment="torch",
-    requirements=("datasets", "torch", "numpy"),
+    environment="hugging_face",
+    needs_torch=True,
+    requirements=("datasets", "numpy"),
     modules=("torch", "datasets"),
     variants={0: "in process", 2: "2 worker processes"},
     settings="`load_from_disk(…).with_format('arrow')` with binary columns, a shuffled batch by one access, "

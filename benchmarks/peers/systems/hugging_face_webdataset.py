@@ -38,8 +38,9 @@ def open_loader(folder: Path, batch_size: int, workers: int) -> Epoch:
 
 PEER = Peer(
     title="Hugging Face datasets (webdataset)",
-    environment="torch",
-    requirements=("datasets", "torch", "numpy"),
+    environment="hugging_face",
+    needs_torch=True,
+    requirements=("datasets", "numpy"),
     modules=("torch", "datasets"),
     variants={0: "in process", 2: "2 worker processes"},
     settings="`load_dataset('webdataset', streaming=True).shuffle(buffer_size=100)` in torch's `DataLoader`",

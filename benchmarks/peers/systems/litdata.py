@@ -47,8 +47,9 @@ def open_loader(folder: Path, batch_size: int, workers: int) -> Epoch:
 
 PEER = Peer(
     title="LitData",
-    environment="torch",
-    requirements=("litdata", "torch", "numpy"),
+    environment="litdata",
+    needs_torch=True,
+    requirements=("litdata", "numpy"),
     modules=("torch", "litdata"),
     variants={0: "in process", 2: "2 worker processes"},
     settings="`optimize` into chunks of 64 MB; `StreamingDataset(shuffle=True)` in `StreamingDataLoader`",

@@ -31,6 +31,7 @@ def open_loader(folder: Path, batch_size: int, workers: int) -> Epoch:
 PEER = Peer(
     title="mmsent",
     environment="",
+    needs_torch=False,
     requirements=(),
     modules=("shards.loader", "shards.reader"),
     variants={1: "1 reader", 2: "2 readers"},

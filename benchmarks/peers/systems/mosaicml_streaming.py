@@ -34,8 +34,9 @@ def open_loader(folder: Path, batch_size: int, workers: int) -> Epoch:
 
 PEER = Peer(
     title="MosaicML Streaming",
-    environment="torch",
-    requirements=("mosaicml-streaming", "torch", "numpy"),
+    environment="mosaicml_streaming",
+    needs_torch=True,
+    requirements=("mosaicml-streaming", "numpy"),
     modules=("torch", "streaming"),
     variants={0: "in process", 2: "2 worker processes"},
     settings="MDS of `ndarray` columns, uncompressed, local; `StreamingDataset(shuffle=True)` in torch's `DataLoader`",

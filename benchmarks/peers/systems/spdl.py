@@ -63,6 +63,7 @@ def open_loader(folder: Path, batch_size: int, workers: int) -> Epoch:
 PEER = Peer(
     title="SPDL",
     environment="spdl",
+    needs_torch=False,
     requirements=("spdl", "numpy"),
     modules=("spdl.io", "spdl.pipeline"),
     variants={1: "1 thread", 2: "2 threads"},

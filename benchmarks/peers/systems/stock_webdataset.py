@@ -39,8 +39,9 @@ def open_loader(folder: Path, batch_size: int, workers: int) -> Epoch:
 
 PEER = Peer(
     title="stock webdataset",
-    environment="torch",
-    requirements=("webdataset", "torch", "numpy"),
+    environment="webdataset",
+    needs_torch=True,
+    requirements=("webdataset", "numpy"),
     modules=("torch", "webdataset"),
     variants={0: "in process", 2: "2 worker processes"},
     settings="`WebDataset(shardshuffle).shuffle(100).decode().to_tuple(…).batched(…)`; with workers in `WebLoader`",

@@ -51,7 +51,8 @@ def open_loader(folder: Path, batch_size: int, workers: int) -> Epoch:
 
 PEER = Peer(
     title="torch DataLoader over .npy files",
-    environment="torch",
+    environment="torch_files",
+    needs_torch=True,
     requirements=("torch", "numpy"),
     modules=("torch",),
     variants={0: "in process", 2: "2 worker processes"},
