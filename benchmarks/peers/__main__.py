@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds one process may take")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that no peer is left running
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     if options.install:
