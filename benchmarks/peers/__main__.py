@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that no peer is left running
+    load = os.getloadavg()[0]
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     if options.install:
@@ -60,18 +61,19 @@ def main() -> None:
     if options.json:
         sys.stdout.write(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     else:
-        sys.stdout.write(_circumstances(samples.expected.num_samples, how))
+        sys.stdout.write(_circumstances(samples.expected.num_samples, how, load))
         sys.stdout.write(markdown(rows, samples.expected.num_samples) + "\n")
 
 
-def _circumstances(num_samples: int, how: Options) -> str:
+def _circumstances(num_samples: int, how: Options, load: float) -> str:
     """Return a paragraph about the machine and the run."""
     models = [line for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines() if line.startswith("model name")]
     gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return (
         f"{len(os.sched_getaffinity(0))} cores of {models[0].partition(': ')[2] if models else platform.machine()}, "
         f"{gigabytes:.0f} GB of memory, {platform.system()} {platform.release()}, Python {platform.python_version()}; "
-        f"{num_samples:,} samples, batches of {how.batch_size}, {how.rounds} rounds.\n\n"
+        f"{num_samples:,} samples, batches of {how.batch_size}, {how.rounds} rounds; "
+        f"load average {load:.1f} before.\n\n"
     )
 
 
