@@ -145,9 +145,9 @@ class RemoteShards:
         """
         self._release(max(1, sum(each.max_open for each in self._passes)) - 1)
         latest = self._passes[-1] if self._passes else None
+        if latest is not None and latest.failure is not None:
+            raise latest.failure  # or every reader would ask for it once more, and be waited for
         if latest is None or number not in latest.order[latest.num_taken :]:
-            if latest is not None and latest.failure is not None:
-                raise latest.failure  # or every reader would ask for it once more, and be waited for
             opened, lease = number, self._lease(number)
         else:
             try:
