@@ -6,6 +6,7 @@ __all__ = [
     "CacheFullError",
     "ExpectedError",
     "FormatVersionError",
+    "GaveUpError",
     "RemoteError",
     "ShardCorruptError",
     "ShardError",
@@ -31,6 +32,10 @@ class ShardCorruptError(ShardError):
 
 class RemoteError(ShardError):
     """A file by URL that cannot be had, or is not the one that was asked for."""
+
+
+class GaveUpError(RemoteError):
+    """A request that still failed after all tries, for a reason that may pass."""
 
 
 class CacheFullError(ShardError):

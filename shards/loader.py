@@ -6,6 +6,7 @@ Shape letters: B batch, T frames, H height, W width, M mel bins, S hops, L token
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,7 +126,7 @@ class ShardLoader:
         self._check = check
         self._allocate = allocate
         self._slots: list[dict[str, NDArray[Any]]] = []
-        self._ring: Ring[_Plan] | None = None
+        self._under_way = ExitStack()
         self._state = LoaderState(order=order.identity, epoch=0, position=0)
 
     def __len__(self) -> int:
@@ -148,8 +149,7 @@ class ShardLoader:
         self._state = state
 
     def __iter__(self) -> Iterator[HostBatch]:
-        if self._ring is not None:
-            self._ring.stop()  # an iterator that was left open shares the slots with this one
+        self._under_way.close()  # an iterator that was left open shares the slots with this one
         start = self._state
         if not self._slots:
             self._slots = [self._new_slot() for _ in range(self._ring_size)]
@@ -168,29 +168,36 @@ class ShardLoader:
             plan=planner.plan,
             fill=self._fill,
         )
-        self._ring = ring
-        try:
-            with self.split.files.follow(self._ahead(start)), ring.run(self._num_readers):
-                for step in range(planner.num_steps):
-                    plan, slot = ring.take(step)
-                    position = self._state.position + plan.global_size
-                    self._state = LoaderState(order=start.order, epoch=start.epoch, position=position)
-                    yield self._batch(plan, slot)
-                    ring.give_back(slot)
-        finally:
-            if self._ring is ring:
-                self._ring = None  # it refers to this loader: the memory would wait for the garbage collector
+        with ExitStack() as under_way:
+            self._under_way = under_way
+            end_waits = under_way.enter_context(self.split.files.follow(self._ahead(start)))
+            under_way.enter_context(ring)
+            under_way.callback(end_waits)
+            ring.run(self._num_readers)
+            for step in range(planner.num_steps):
+                plan, slot = ring.take(step)
+                position = self._state.position + plan.global_size
+                self._state = LoaderState(order=start.order, epoch=start.epoch, position=position)
+                yield self._batch(plan, slot)
+                ring.give_back(slot)
         self._state = LoaderState(order=start.order, epoch=start.epoch + 1, position=0)
 
     def _ahead(self, start: LoaderState) -> Ahead | None:
         """Return which shards the rest of an epoch needs, if they come in an order."""
         if isinstance(self.order, InOrder):
             first = int(np.searchsorted(self.split.shard_ends, start.position, side="right"))
-            return Ahead(range(first, len(self.split.shard_ends)), num_mixed=1)
-        if isinstance(self.order, BlockShuffled):
+            shards = np.arange(first, len(self.split.shard_ends))
+            shards_per_block = 1
+        elif isinstance(self.order, BlockShuffled):
             first = self.order.first_shard(start.epoch, start.position)
-            return Ahead(self.order.shards(start.epoch)[first:].tolist(), num_mixed=self.order.shards_per_block)
-        return None
+            shards = self.order.shards(start.epoch)[first:]
+            shards_per_block = self.order.shards_per_block
+        else:
+            return None
+        sizes = np.array([shard.num_samples for shard in self.split.index.shards])[shards]
+        block_sizes = np.add.reduceat(sizes, np.arange(0, len(sizes), shards_per_block))
+        num_blocks = _most_touched(block_sizes, self._ring_size * self.batch_size)
+        return Ahead(shards.tolist(), num_at_once=num_blocks * shards_per_block)
 
     def _new_slot(self) -> dict[str, NDArray[Any]]:
         largest = -(-self.batch_size // self._world_size)  # the largest share of a full global batch
@@ -211,6 +218,16 @@ class ShardLoader:
     def _batch(self, plan: "_Plan", slot: int) -> HostBatch:
         arrays: dict[str, Any] = {name: array[: len(plan.places)] for name, array in self._slots[slot].items()}
         return HostBatch(**arrays, **plan.facts, samples=plan.places.samples, global_size=plan.global_size)
+
+
+def _most_touched(sizes: NDArray[np.int64], num_samples: int) -> int:
+    """Return in how many blocks of `sizes` `(blocks,)`, one after the other, `num_samples` in a row lie at most.
+
+    `[4, 4, 4]` and 6 samples -> 3: the last one of the first block, all of the second, and one of the third.
+    """
+    ends = np.cumsum(sizes)
+    last = np.searchsorted(ends, ends + num_samples - 2, side="right")  # of those that begin with the last one of each
+    return int(np.max(np.minimum(last, len(sizes) - 1) - np.arange(len(sizes)) + 1, initial=0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -4,7 +4,7 @@ import contextlib
 import mmap
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,8 +30,8 @@ class Ahead:
 
     shards: Sequence[int]
     """Their numbers."""
-    num_mixed: int
-    """How many of them are in use at a time."""
+    num_at_once: int
+    """How many of them, one after the other, the batches in memory may lie in."""
 
 
 class ShardFiles(Protocol):
@@ -49,8 +49,11 @@ class ShardFiles(Protocol):
     def pieces(self, number: int, spans: Iterable[tuple[int, int]]) -> Iterator[bytes]:
         """Yield parts of a shard, given by offset and size, by reading them: a map would bring in all around them."""
 
-    def follow(self, ahead: Ahead | None) -> AbstractContextManager[None]:
-        """Have what a pass needs next brought near, while the context lasts; None if any shard may come at any time."""
+    def follow(self, ahead: Ahead | None) -> AbstractContextManager[Callable[[], None]]:
+        """Have what a pass needs next brought near, while the context lasts; None if any shard may come at any time.
+
+        Call what it yields before the context ends and before readers are joined: nobody waits for a shard any more.
+        """
 
 
 class Source(Protocol):
@@ -139,8 +142,8 @@ class LocalShards:
         Raises:
             ShardCorruptError: if it was cut, written to, replaced or deleted since then.
         """
-        if self._readahead is not None:
-            self._readahead.used(number)
+        if (readahead := self._readahead) is not None:
+            readahead.used(number)
         if number not in self._signatures:
             return
         path, before = self._signatures[number]
@@ -164,19 +167,19 @@ class LocalShards:
         yield from read_pieces(path, spans)
 
     @contextmanager
-    def follow(self, ahead: Ahead | None) -> Iterator[None]:
+    def follow(self, ahead: Ahead | None) -> Iterator[Callable[[], None]]:
         """Ask the system to read the next shards into the page cache while the ones before them are used.
 
         Whole files one after the other are what disks are fastest at. Without a known order there is nothing to ask.
         """
         if ahead is None or not hasattr(os, "posix_fadvise"):
-            yield
+            yield _end_no_wait
             return
         readahead = _Readahead(self._directory, [self._shards[number].name for number in ahead.shards], ahead)
         self._readahead = readahead
         try:
             with readahead:
-                yield
+                yield _end_no_wait
         finally:
             self._readahead = None
 
@@ -190,14 +193,18 @@ class LocalShards:
         return mapped
 
 
+def _end_no_wait() -> None:
+    """Do nothing: nobody waits for files of this machine."""
+
+
 class _Readahead:
-    """A thread that has shards read into the page cache, as many ahead of those in use as are mixed at a time."""
+    """A thread that has shards read into the page cache, as many from the latest one in use on as are used at once."""
 
     def __init__(self, directory: Path, names: Sequence[str], ahead: Ahead) -> None:
         self._paths = [directory / name for name in names]
         self._place = {number: place for place, number in enumerate(ahead.shards)}
-        self._num_mixed = ahead.num_mixed
-        self._wanted = 2 * ahead.num_mixed  # this many from the start of the order
+        self._num_at_once = ahead.num_at_once
+        self._wanted = ahead.num_at_once  # this many from the start of the order
         self._num_asked = 0
         self._stopped = False
         self._changed = threading.Condition()
@@ -209,9 +216,9 @@ class _Readahead:
         Who touches pages that nobody asked for reads them a few at a time, in between the whole files, and slows both.
         """
         place = self._place.get(number, -1)
-        if place + 2 * self._num_mixed > self._wanted or place >= self._num_asked:
+        if place + self._num_at_once > self._wanted or place >= self._num_asked:
             with self._changed:
-                self._wanted = max(self._wanted, place + 2 * self._num_mixed)
+                self._wanted = max(self._wanted, place + self._num_at_once)
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._stopped or place < self._num_asked)
 

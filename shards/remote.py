@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from shards.errors import RemoteError, describe
+from shards.errors import GaveUpError, RemoteError, describe
 
 __all__ = ["RemoteFolder", "RetryPolicy", "is_url"]
 
@@ -89,7 +89,7 @@ class RemoteFolder:
         """Return the content of a small file.
 
         Raises:
-            RemoteError: if it is not there, may not be read, or still fails after all tries.
+            RemoteError: if it is not there or may not be read; `GaveUpError` if it still fails after all tries.
         """
         return self._retried(self.file_url(name), lambda system, path: bytes(system.cat_file(path)))
 
@@ -142,7 +142,7 @@ class RemoteFolder:
                 if num_failures >= self.retries.num_tries:
                     what = f"gave up after {num_failures} tries, the last of which failed with {reason}"
                     then = "see whether the server answers, then run the same command again"
-                    raise RemoteError(describe(what, file=url, then=then)) from exc
+                    raise GaveUpError(describe(what, file=url, then=then)) from exc
             wait = self.retries.wait_seconds(num_failures, random.random())
             _LOG.warning("%s: try %d of %d: %s; %.1f s", url, num_failures, self.retries.num_tries, reason, wait)
             self.sleep(wait)

@@ -1,8 +1,9 @@
 """The shards of a split behind a URL: leased from the local cache, mapped, and brought near in the order of a pass."""
 
+import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.cache import Lease, ShardCache
+from shards.cache import Lease, LeaseStoppedError, ShardCache
 from shards.errors import CacheFullError, describe
 from shards.index import INDEX_NAME, Index, ShardInfo, parse_index
 from shards.maps import Ahead, map_file, read_pieces
@@ -19,6 +20,9 @@ from shards.remote import RemoteFolder
 from shards.table import TABLE_NAME, parse_table
 
 __all__ = ["RemoteShards", "RemoteSource"]
+
+_CLOSE_SECONDS = 0.5
+"""How long the end of a pass waits for requests that are under way, which nobody can interrupt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +64,8 @@ class RemoteShards:
         self._cache = source.cache
         self._shards = shards
         self._open: OrderedDict[int, tuple[Lease, NDArray[np.uint8]]] = OrderedDict()
-        self._max_open = 1
+        self._passes: list[_Pass] = []
         self._lock = threading.Lock()
-        self._prefetcher: Prefetcher | None = None
-        self._order: list[int] = []
-        self._num_taken = 0
-        self._stopped = False
 
     def bytes_of(self, number: int) -> NDArray[np.uint8]:
         """Return the content of a shard as `(bytes,)`, read-only and mapped, when it is here.
@@ -96,59 +96,94 @@ class RemoteShards:
             yield from read_pieces(path, spans)
 
     @contextmanager
-    def follow(self, ahead: Ahead | None) -> Iterator[None]:
+    def follow(self, ahead: Ahead | None) -> Iterator[Callable[[], None]]:
         """Download the shards of a pass ahead of their use while the context lasts, and lease none of them after.
 
-        Up to twice as many shards as are mixed are leased at a time, those of a block and of the one before it, and the
-        rest of the cache is filled ahead.
+        As many as are needed at once are leased, and the rest of the cache is filled ahead. If any shard may come at
+        any time, all are downloaded and leased: the first batch then waits for most of the split.
+
+        Yields:
+            What to call before readers are joined: one that waits for a download gets an exception at once.
 
         Raises:
             CacheFullError: if the cache is too small for that.
         """
-        largest = max(shard.bytes for shard in self._shards)
-        num_open = len(self._shards) if ahead is None else min(2 * ahead.num_mixed, len(self._shards))
-        needed = num_open * largest
-        if needed > self._cache.max_bytes:
-            what = f"this order needs up to {num_open} shards at a time, {needed:,} bytes; the cache may hold "
-            then = "give a larger `--cache-size`, or `--order block-shuffle` with fewer `--shards-per-block`"
-            raise CacheFullError(describe(f"{what}{self._cache.max_bytes:,}", file=self._folder.url, then=then))
-        order = [] if ahead is None else list(ahead.shards)
+        order = list(range(len(self._shards))) if ahead is None else list(ahead.shards)
+        max_open = len(order) if ahead is None else min(ahead.num_at_once, len(order))
+        needed = sum(sorted(self._shards[number].bytes for number in order)[len(order) - max_open :])
+        max_bytes = self._cache.max_bytes
+        if needed > max_bytes:
+            need = f"this order needs up to {max_open} shards at a time, {needed:,} bytes"
+            gigabytes = math.ceil(needed / 1e6) / 1e3
+            then = f"give at least `--cache-size {gigabytes}`, or `--order block-shuffle` with few `--shards-per-block`"
+            raise CacheFullError(
+                describe(f"{need}; the cache may hold {max_bytes:,}", file=self._folder.url, then=then)
+            )
         files = ((self._shards[i].name, self._shards[i].bytes, self._shards[i].sha256) for i in order)
-        self._max_open, self._order, self._num_taken, self._stopped = num_open, order, 0, False
-        self._prefetcher = Prefetcher(self._cache, self._folder, files, ahead_bytes=self._cache.max_bytes - needed)
+        ahead_bytes = max_bytes if max_open == len(order) else max_bytes - needed
+        prefetcher = Prefetcher(self._cache, self._folder, files, ahead_bytes=ahead_bytes)
+        this = _Pass(prefetcher=prefetcher, order=order, max_open=max_open)
+        with self._lock:
+            self._passes.append(this)
+
+        def end_waits() -> None:
+            this.failure = LeaseStoppedError("the pass is over")
+            prefetcher.close(timeout_seconds=0)
+
         try:
-            yield
+            yield end_waits
         finally:
-            self._stopped = True
-            self._prefetcher.close()
+            prefetcher.close(timeout_seconds=_CLOSE_SECONDS)
             with self._lock:
-                self._prefetcher, self._order = None, []
-                self._release(0)
-                self._max_open = 1
+                self._passes.remove(this)
+                self._release(sum(each.max_open for each in self._passes))
 
     def _open_next(self, number: int) -> None:
-        """Open the next shard of the pass if `number` is among those to come, else `number` itself."""
-        if self._prefetcher is not None and number in self._order[self._num_taken :]:
-            place, self._num_taken = self._num_taken, self._num_taken + 1
-            opened, lease = self._order[place], self._prefetcher.get(place)
-        else:
+        """Open the next shard of the pass if `number` is among those to come, else `number` itself.
+
+        What must go goes before: a cache that holds just what is needed has no room for one more.
+        """
+        self._release(max(1, sum(each.max_open for each in self._passes)) - 1)
+        latest = self._passes[-1] if self._passes else None
+        if latest is not None and latest.failure is not None:
+            raise latest.failure  # or every reader would ask for it once more, and be waited for
+        if latest is None or number not in latest.order[latest.num_taken :]:
             opened, lease = number, self._lease(number)
-        self._open[opened] = lease, map_file(lease.path)
+        else:
+            try:
+                opened, lease = latest.order[latest.num_taken], latest.prefetcher.get(latest.num_taken)
+            except Exception as exc:
+                latest.failure = latest.failure or exc
+                raise
+            finally:
+                latest.num_taken += 1
+        if opened in self._open:  # by another pass
+            lease.release()
+        else:
+            self._open[opened] = lease, map_file(lease.path)
         self._open.move_to_end(opened)
-        self._release(self._max_open)
 
     def _lease(self, number: int) -> Lease:
         shard = self._shards[number]
-        return self._cache.lease(
-            self._folder,
-            shard.name,
-            num_bytes=shard.bytes,
-            sha256=shard.sha256,
-            stopped=lambda: self._stopped,
-        )
+        return self._cache.lease(self._folder, shard.name, num_bytes=shard.bytes, sha256=shard.sha256)
 
     def _release(self, num_left: int) -> None:
         while len(self._open) > num_left:
             _, (lease, mapped) = self._open.popitem(last=False)
             del mapped  # a map keeps the disk space of an evicted file
             lease.release()
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Pass:
+    """One pass over the shards that is under way."""
+
+    prefetcher: Prefetcher
+    order: list[int]
+    """Numbers of the shards in the order of their use, each once."""
+    max_open: int
+    """So many of them are leased at a time."""
+    num_taken: int = 0
+    """Of `order`, those that were asked for."""
+    failure: Exception | None = None
+    """Why it cannot go on."""

@@ -51,23 +51,18 @@ class Ring(Generic[P]):
         self._step_is_filled = threading.Condition(lock)
         self._threads: list[threading.Thread] = []
 
-    def run(self, num_readers: int) -> "Ring[P]":
-        """Start the readers; leaving the `with` block stops and joins them."""
+    def run(self, num_readers: int) -> None:
+        """Start the readers; leaving the `with` block around it stops and joins them."""
         num_useful = min(num_readers, self._num_steps * self._num_parts)
-        self._threads = [
-            threading.Thread(target=self._read, name=f"shard-reader-{i}", daemon=True) for i in range(num_useful)
-        ]
-        return self
+        for i in range(num_useful):
+            thread = threading.Thread(target=self._read, name=f"shard-reader-{i}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
     def __enter__(self) -> "Ring[P]":
-        for thread in self._threads:
-            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
         """End the readers and wait for them."""
         with self._slot_is_free:
             self._stopped = True

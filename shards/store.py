@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from shards.cache import ShardCache
-from shards.errors import RemoteError, ShardError, describe
+from shards.errors import GaveUpError, RemoteError, ShardError, describe
 from shards.index import INDEX_NAME, split_directories
 from shards.maps import LocalSource, Source
 from shards.reader import Split
@@ -23,7 +23,7 @@ def split_sources(location: str | Path, *, cache: ShardCache | None = None) -> d
 
     Raises:
         ShardError: if there is none, or a URL is given without a cache.
-        RemoteError: if the URL cannot be reached.
+        GaveUpError: if the server does not answer; a split is never left out for that.
     """
     if not (isinstance(location, str) and is_url(location)):
         return {name: LocalSource(directory) for name, directory in split_directories(Path(location)).items()}
@@ -35,13 +35,16 @@ def split_sources(location: str | Path, *, cache: ShardCache | None = None) -> d
     for name in _names(root):
         try:
             root.child(name).read(INDEX_NAME)
-        except RemoteError as exc:
+        except GaveUpError:
+            raise
+        except RemoteError as exc:  # a server that may not list often says "forbidden" of what is not there
             failure = exc
         else:
             found[name] = RemoteSource(root.child(name), cache)
     if not found:
         then = "give the URL of the folder that `mmsent preprocess --out` made"
-        what = f"no finished split is here; looked for {', '.join(SPLITS)} with an {INDEX_NAME}"
+        why = f": {str(failure).splitlines()[0]}" if failure is not None else ""
+        what = f"no finished split is here; looked for {', '.join(SPLITS)} with an {INDEX_NAME}{why}"
         raise ShardError(describe(what, file=location, then=then)) from failure
     return found
 
@@ -63,6 +66,8 @@ def _names(root: RemoteFolder) -> list[str]:
     """Return what may be splits: the usual names, and others where the server lists its folders."""
     try:
         listed = root.list()
+    except GaveUpError:
+        raise
     except RemoteError:
         return list(SPLITS)
     others = [name for name in listed if name not in SPLITS and "." not in name and name != "tokenizer"]

@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks.peers.child import Check
 from benchmarks.peers.peer import FIELDS, Batch, Source, describe_arrays, digest
 from shards.loader import ShardLoader
+from shards.order import InOrder
 from shards.reader import Split
 from tests.samples import make_sample, make_spec, write_split
 
@@ -51,7 +52,7 @@ def export(directory: Path, tars: Path) -> Samples:
     tars.mkdir(parents=True, exist_ok=True)
     total = 0
     arrays = ""
-    loader = ShardLoader(split, batch_size=_SAMPLES_PER_TAR, shuffle=False)
+    loader = ShardLoader(split, order=InOrder(len(split)), batch_size=_SAMPLES_PER_TAR)
     for number, batch in enumerate(loader):
         labels = np.stack([batch.labels[task.task] for task in split.label_sets], axis=1)
         plain = Batch(batch.frames, batch.logmel, batch.tokens, labels)

@@ -16,9 +16,11 @@ def convert(source: Source, folder: Path) -> None:
 def open_loader(folder: Path, batch_size: int, workers: int) -> Epoch:
     """Open the loader as the trainer does; each epoch has an order of its own."""
     from shards.loader import ShardLoader
+    from shards.order import Shuffled
     from shards.reader import Split
 
-    loader = ShardLoader(Split(folder / "split"), batch_size=batch_size, shuffle=True, seed=0, num_readers=workers)
+    split = Split(folder / "split")
+    loader = ShardLoader(split, order=Shuffled(len(split), seed=0), batch_size=batch_size, num_readers=workers)
 
     def epoch() -> Iterator[Batch]:
         for batch in loader:
