@@ -43,9 +43,9 @@ def on_the_fly_ways(root: Path, *, num_clips: int) -> list[Way]:
         then = "`mmsent doctor --deep` says what is wrong with them"
         raise DatasetError(describe("no clip here can be decoded", file=root, then=then))
     ways: dict[str, Callable[[], Decode]] = {
-        "Decord, whole clip": partial(decode_row, "decord"),
-        "PyAV, whole clip": partial(decode_row, "pyav"),
-        "tutorial: OpenCV, first 30 frames": tutorial,
+        "Decord on every access": partial(decode_row, "decord"),
+        "PyAV on every access": partial(decode_row, "pyav"),
+        "tutorial on every access": tutorial,
     }
     return [
         Way(name=name, kind="other", group="decoding", run=partial(_run, make, root, rows))
@@ -72,8 +72,11 @@ def tutorial() -> Decode:
     Raises:
         ImportError: if OpenCV or imageio-ffmpeg are not installed; `pip install -e '.[bench]'` brings them.
     """
-    import cv2
-    import imageio_ffmpeg
+    try:
+        import cv2
+        import imageio_ffmpeg
+    except ImportError as exc:
+        raise ImportError(describe(str(exc), then="install what it needs: `pip install -e '.[bench]'`")) from exc
 
     os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "threads;1"
     cv2.setNumThreads(1)
