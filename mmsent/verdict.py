@@ -9,6 +9,10 @@ __all__ = ["three_figures", "verdict"]
 _FREE = 0.05
 """Of the time that a trainer may wait; below it data is as good as free, and shared machines are no steadier."""
 
+_PLENTY = 20.0
+"""Times what the model takes: a loader that gives more is never waited for, and if steps took longer with it, that was
+the machine."""
+
 _MOST = 0.5
 """Of the time: from here on it is data that bounds training."""
 
@@ -58,12 +62,13 @@ def three_figures(value: float) -> str:
 
 
 def _training(headroom: Timing, fed: Timing, best: Timing, ours: list[Timing]) -> list[str]:
-    waiting = 1 - fed.times(headroom)
+    now = next((timing for timing in ours if timing.num_readers == fed.num_readers), best)
+    waiting = 1 - fed.times(headroom) if now.median < _PLENTY * headroom.median else 0.0
     alone, with_loader = three_figures(headroom.median), three_figures(fed.median)
     rates = f"{alone} samples/s on one batch again and again, {with_loader} on the loader's batches"
     unsteady = fed.spread[1] >= headroom.spread[0]  # a small difference between rates that overlap is none
     if waiting <= _FREE or (unsteady and waiting < _MOST):
-        spare = best.median / headroom.median
+        spare = now.median / headroom.median
         return [
             f"The model bounds training here, not the data: {rates}. The loader alone gives "
             f"{three_figures(spare)} times what the model takes.",
@@ -71,7 +76,6 @@ def _training(headroom: Timing, fed: Timing, best: Timing, ours: list[Timing]) -
         ]
     what = "The data bounds training here" if waiting >= _MOST else "The model bounds training here, but waits for data"
     lines = [f"{what}: {rates}; {waiting:.0%} of the time is lost."]
-    now = next((timing for timing in ours if timing.num_readers == fed.num_readers), best)
     if now.median > 2 * headroom.median:
         spare = now.median / headroom.median
         lines.append(

@@ -35,26 +35,31 @@ def trainer(
 
 
 def test_a_trainer_that_hardly_waits_is_bound_by_the_model() -> None:
-    first, then, *_ = verdict([*loader(9_000.0), *trainer(100.0, 99.0)])
+    first, then, *_ = verdict([*loader(900.0), *trainer(100.0, 99.0)])
     assert first == (
         "The model bounds training here, not the data: 100 samples/s on one batch again and again, 99.0 on the "
-        "loader's batches. The loader alone gives 90.0 times what the model takes."
+        "loader's batches. The loader alone gives 9.00 times what the model takes."
     )
     assert "`--precision`" in then
 
 
 def test_a_trainer_that_was_faster_with_the_loader_waits_for_nothing() -> None:
-    first, *_ = verdict([*loader(9_000.0), *trainer(100.0, 104.0)])
+    first, *_ = verdict([*loader(900.0), *trainer(100.0, 104.0)])
     assert first.startswith("The model bounds training here, not the data")
 
 
+def test_a_loader_that_gives_far_more_than_the_model_takes_is_not_what_it_waited_for() -> None:
+    first, *_ = verdict([*loader(9_000.0), *trainer(1.2, 0.8)])
+    assert first.startswith("The model bounds training here, not the data: 1.20 samples/s on one batch")
+
+
 def test_a_small_difference_between_rates_that_overlap_is_none() -> None:
-    first, *_ = verdict([*loader(9_000.0), *trainer((100.0, 90.0, 110.0), (90.0, 81.0, 99.0))])
+    first, *_ = verdict([*loader(900.0), *trainer((100.0, 90.0, 110.0), (90.0, 81.0, 99.0))])
     assert first.startswith("The model bounds training here, not the data")
 
 
 def test_a_large_difference_counts_even_between_rates_that_overlap() -> None:
-    first, *_ = verdict([*loader(9_000.0), *trainer((100.0, 100.0, 10.0), (20.0, 20.0, 11.0))])
+    first, *_ = verdict([*loader(900.0), *trainer((100.0, 100.0, 10.0), (20.0, 20.0, 11.0))])
     assert first.startswith("The data bounds training here")
 
 
@@ -81,9 +86,9 @@ def test_a_loader_that_no_number_of_readers_helps_asks_for_smaller_samples(rates
 
 
 def test_a_loader_that_is_fast_enough_by_itself_is_not_given_more_readers() -> None:
-    words = verdict([*loader(3_000.0, 9_000.0), *trainer(100.0, 80.0)])
+    words = verdict([*loader(500.0, 9_000.0), *trainer(100.0, 80.0)])
     assert words[0].startswith("The model bounds training here, but waits for data: ")
-    assert "The loader alone gives 30.0 times what the model takes" in words[1]
+    assert "The loader alone gives 5.00 times what the model takes" in words[1]
     assert "`OMP_NUM_THREADS`" in words[1]
     assert "Train with" not in " ".join(words)
 
