@@ -79,7 +79,7 @@ def plot_timings(timings: Sequence[Timing], path: Path) -> None:
     for place, rate, (_, high) in zip(places, rates, spread, strict=True):
         axes.text(high * 1.15, place, three_figures(rate), va="center")
     axes.set_xlabel("samples/s, median; lines from the lowest to the highest")
-    axes.set_title("What this machine does, `mmsent bench`")
+    axes.set_title("mmsent bench")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.savefig(path, dpi=120)

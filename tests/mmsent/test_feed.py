@@ -77,7 +77,7 @@ def test_a_feed_that_stops_anywhere_and_goes_on_gives_what_one_without_a_stop_gi
     whole = expected(split, epochs=2, batch_size=batch_size)
     stop = data.draw(st.integers(0, len(whole)), label="batches before the stop")
     feed = DeviceFeed(loader(split, batch_size=batch_size), CPU)
-    before = []
+    before: list[tuple[list[bytes], LoaderState]] = []
     while len(before) < stop:
         for batch in feed:
             before.append((content(batch), feed.state()))
@@ -87,7 +87,7 @@ def test_a_feed_that_stops_anywhere_and_goes_on_gives_what_one_without_a_stop_gi
         state = feed.state()
         feed = DeviceFeed(loader(split, batch_size=batch_size, num_readers=1, ring_size=2), CPU)
         feed.seek(state)
-    after = []
+    after: list[tuple[list[bytes], LoaderState]] = []
     while len(before) + len(after) < len(whole):
         after += [(content(batch), feed.state()) for batch in feed]
     assert before + after == whole
