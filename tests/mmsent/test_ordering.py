@@ -12,9 +12,10 @@ from mmsent.errors import TrainingError
 from mmsent.ordering import training_order
 from mmsent.trainer import LAST, StepInfo
 from shards.reader import Split
-from tests.mmsent.test_train import CONFIG, StopHereError, assert_same_weights, run
+from tests.mmsent.test_train import CONFIG, SMALL, StopHereError, assert_same_weights, run
 from tests.samples import make_sample, with_labels, write_split
 
+TEXT = replace(SMALL, modalities=("text",))
 ORDERS: tuple[OrderKind, ...] = get_args(OrderKind)
 EMOTIONS = ["neutral"] * 24 + ["joy"] * 6 + ["anger"] * 2
 SENTIMENTS = ["neutral", "positive"] * 16
@@ -109,25 +110,31 @@ def test_length_bucketed_batches_hold_less_padding(split: Split) -> None:
 def test_a_run_in_any_order_that_was_stopped_and_resumed_ends_as_one_never_stopped(
     shards: Path, tmp_path: Path, order: OrderKind
 ) -> None:
-    config = replace(CONFIG, batch_size=5, max_epochs=2, order=order, shards_per_block=3, checkpoint_steps=3)
-    run(shards, tmp_path / "whole", config=config)
+    config = replace(CONFIG, batch_size=8, max_epochs=2, order=order, shards_per_block=3, checkpoint_steps=2)
+    run(shards, tmp_path / "whole", model=TEXT, config=config)
 
     def stop(info: StepInfo) -> None:
-        if (info.epoch, info.step) == (1, 5):
+        if (info.epoch, info.step) == (1, 3):
             raise StopHereError
 
     with pytest.raises(StopHereError):
-        run(shards, tmp_path / "stopped", config=config, on_step=stop)
-    run(shards, tmp_path / "stopped", config=replace(config, num_readers=1, check=True), resume=True)
+        run(shards, tmp_path / "stopped", model=TEXT, config=config, on_step=stop)
+    run(shards, tmp_path / "stopped", model=TEXT, config=replace(config, num_readers=1, check=True), resume=True)
     assert_same_weights(tmp_path / "whole" / LAST, tmp_path / "stopped" / LAST)
 
 
 def test_a_run_does_not_go_on_in_another_order(shards: Path, tmp_path: Path) -> None:
     config = replace(CONFIG, max_epochs=1, order="block-shuffle", shards_per_block=3)
-    run(shards, tmp_path / "run", config=config)
+    run(shards, tmp_path / "run", model=TEXT, config=config)
     before = (tmp_path / "run" / LAST).read_bytes()
     with pytest.raises(TrainingError, match="order: 'block-shuffle' against 'class-balanced'"):
-        run(shards, tmp_path / "run", config=replace(config, order="class-balanced", max_epochs=2), resume=True)
+        run(
+            shards,
+            tmp_path / "run",
+            model=TEXT,
+            config=replace(config, order="class-balanced", max_epochs=2),
+            resume=True,
+        )
     with pytest.raises(TrainingError, match="shards_per_block: 3 against 4"):
-        run(shards, tmp_path / "run", config=replace(config, shards_per_block=4, max_epochs=2), resume=True)
+        run(shards, tmp_path / "run", model=TEXT, config=replace(config, shards_per_block=4, max_epochs=2), resume=True)
     assert (tmp_path / "run" / LAST).read_bytes() == before
