@@ -621,11 +621,13 @@ def bench_command(
 
     if samples < 1 or rounds < 1 or not (math.isfinite(seconds) and seconds > 0):
         raise typer.BadParameter("--samples, --rounds and --seconds must be above 0")
+    if plot is not None and (plot.suffix.lower() != ".png" or not plot.parent.is_dir()):
+        raise typer.BadParameter("--plot must be a PNG in a folder that exists")
     model_config = _checked(lambda: ModelConfig(text_encoder=text_encoder, video_weights=video_weights))
     train_config = _checked(lambda: TrainConfig(batch_size=batch_size, precision=precision, num_readers=readers))
     chosen = open_split(shards, split)
-    max_readers = min(4, max(2, _num_cores(), readers))
-    ways = loader_ways(chosen, num_samples=samples, batch_size=batch_size, max_readers=max_readers)
+    tried = sorted({*range(1, min(4, max(2, _num_cores())) + 1), readers})
+    ways = loader_ways(chosen, num_samples=samples, batch_size=batch_size, readers=tried)
     with file_ways(chosen, batch_size=batch_size) as from_files, _progress_by_name() as on_progress:
         ways += from_files
         if raw is not None:
@@ -780,12 +782,16 @@ def _print_evaluation(evaluation: "Evaluation") -> None:
 
 
 def _print_timings(timings: list["Timing"]) -> None:
-    table = Table(title="Samples per second, medians")
-    for column in ("way", "samples/s", "from", "to", "of limit", "CPU s/1,000"):
+    from mmsent.verdict import three_figures
+
+    table = Table(title="Samples per second, medians", caption=_TIMINGS_CAPTION, caption_justify="left")
+    for column in ("way", "samples/s", "from", "to", "of\nlimit", "CPU s\n/1,000"):
         table.add_column(column, justify="left" if column == "way" else "right", overflow="fold")
-    limits = {timing.group: timing for timing in timings if timing.kind in ("limit", "headroom")}
+    limits = {
+        timing.group: timing for timing in timings if timing.kind in ("limit", "headroom") and timing.samples_per_second
+    }
     group = ""
-    for timing in timings:
+    for timing in sorted(timings, key=lambda timing: list(_GROUPS).index(timing.group)):
         if timing.group != group:
             group = timing.group
             table.add_section()
@@ -794,27 +800,26 @@ def _print_timings(timings: list["Timing"]) -> None:
             table.add_row(escape(timing.name), "not measured")
             continue
         share = f"{timing.times(limits[group]):.2f}" if group in limits else ""
-        cpu = f"{statistics.median(timing.cpu_seconds_per_1000):,.2f}"
-        table.add_row(escape(timing.name), *map(_rate, (timing.median, *timing.spread)), share, cpu)
+        cpu = f"{statistics.median(timing.cpu_seconds_per_1000):,.3g}"
+        table.add_row(escape(timing.name), *map(three_figures, (timing.median, *timing.spread)), share, cpu)
     _out.print(table)
-    for timing in timings:
-        if timing.failure:
-            what = timing.failure.splitlines()
-            _out.print(f"Not measured: {escape(timing.name)}: {escape(what[0])}", highlight=False, soft_wrap=True)
-            for line in what[1:]:
-                _out.print(escape(line), highlight=False, soft_wrap=True)
+    for failure in dict.fromkeys(timing.failure for timing in timings if timing.failure):
+        names = "; ".join(timing.name for timing in timings if timing.failure == failure)
+        _out.print(f"Not measured: {escape(names)}: {escape(failure)}", highlight=False, soft_wrap=True)
 
 
 _GROUPS: dict["Group", str] = {
     "loading": "batches in memory",
-    "reading": "the same, every byte read",
+    "reading": "…and every byte read",
     "decoding": "samples from raw clips",
     "training": "training",
 }
 
 
-def _rate(samples_per_second: float) -> str:
-    return f"{samples_per_second:,.0f}" if samples_per_second >= 100 else f"{samples_per_second:.2f}"
+_TIMINGS_CAPTION = (
+    "Of limit: of copying memory; in training, of a model that never waits. Every byte read: once, by one thread, as "
+    "whoever uses a batch must. CPU: seconds of all threads and workers for 1,000 samples."
+)
 
 
 def _epoch_line(result: "EpochResult") -> str:

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from mmsent.config import ModelConfig, TrainConfig
 from mmsent.feed import DeviceFeed
 from mmsent.precision import choose_device
 from mmsent.trainer import Trainer
-from shards.codec import ARRAY_MEMBERS, array_shapes
+from shards.codec import ARRAY_MEMBERS, array_shapes, pixels
 from shards.loader import ShardLoader
 from shards.order import Shuffled
 from shards.reader import Split
@@ -33,21 +33,21 @@ _FILES = 256
 """Samples that are written to files of their own; more would not change the rate, only take disk."""
 
 
-def loader_ways(split: Split, *, num_samples: int, batch_size: int, max_readers: int) -> list[Way]:
+def loader_ways(split: Split, *, num_samples: int, batch_size: int, readers: Sequence[int]) -> list[Way]:
     """Return the ways to batches of the first samples of a split, all over the same tars.
 
     Args:
         split: Where the samples are.
         num_samples: About how many: those of as many whole shards as it takes.
         batch_size: Samples of a batch.
-        max_readers: Loader threads to try, from 1 on.
+        readers: Numbers of loader threads to try.
     """
     num_shards = int(np.searchsorted(split.shard_ends, num_samples)) + 1
     num_samples = int(split.shard_ends[min(num_shards, len(split.shard_ends)) - 1])
     urls = [split.files.where(number) for number in range(min(num_shards, len(split.index.shards)))]
     loaders = {
         num_readers: ShardLoader(split, order=Shuffled(num_samples, 0), batch_size=batch_size, num_readers=num_readers)
-        for num_readers in range(1, max_readers + 1)
+        for num_readers in readers
     }
     views = _payloads(split, num_samples)
     ways = []
@@ -73,8 +73,9 @@ def file_ways(split: Split, *, batch_size: int) -> Iterator[list[Way]]:
         num_samples = min(_FILES, len(split))
         for i in range(num_samples):
             sample = split.sample(i)
-            for name in ARRAY_MEMBERS:
-                np.save(Path(folder) / f"{i}.{name}.npy", getattr(sample, name))
+            np.save(Path(folder) / f"{i}.frames.npy", pixels(sample.frames, split.spec.video))
+            np.save(Path(folder) / f"{i}.logmel.npy", sample.logmel)
+            np.save(Path(folder) / f"{i}.tokens.npy", sample.tokens)
         files = _Files(Path(folder), num_samples)
         yield [
             Way(
@@ -95,9 +96,9 @@ def train_ways(split: Split, *, model_config: ModelConfig, train_config: TrainCo
     bench = _TrainBench(split, model_config=model_config, train_config=train_config, seconds=seconds)
     common: dict[str, Any] = {"group": "training", "prepare": bench.prepare, "once_if_over_seconds": 4 * seconds}
     return [
-        Way(name="trainer, a batch that is there", kind="headroom", run=bench.run_headroom, **common),
+        Way(name="trainer, one batch again", kind="headroom", run=bench.run_headroom, **common),
         Way(
-            name="trainer, the loader's batches",
+            name="trainer, loader's batches",
             kind="fed",
             num_readers=train_config.num_readers,
             run=bench.run_fed,

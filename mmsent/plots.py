@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from mmsent.metrics import TaskScore
 from mmsent.trainer import EpochResult
+from mmsent.verdict import three_figures
 from shards.timing import Kind, Timing
 
 __all__ = ["plot_confusion", "plot_curves", "plot_timings"]
@@ -76,8 +77,9 @@ def plot_timings(timings: Sequence[Timing], path: Path) -> None:
     axes.set_yticks(places, [timing.name for timing in shown], parse_math=False)
     axes.invert_yaxis()
     for place, rate, (_, high) in zip(places, rates, spread, strict=True):
-        axes.text(high * 1.15, place, f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}", va="center")
+        axes.text(high * 1.15, place, three_figures(rate), va="center")
     axes.set_xlabel("samples/s, median; lines from the lowest to the highest")
+    axes.set_title("mmsent bench")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.savefig(path, dpi=120)

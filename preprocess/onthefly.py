@@ -15,12 +15,14 @@ from preprocess.annotations import Utterance
 from preprocess.build import feature_spec
 from preprocess.config import Decoder, PreprocessConfig, preset
 from preprocess.errors import ClipError, DatasetError
-from preprocess.extract import MEDIA, extract
+from preprocess.extract import MEDIA, Feature, extract
 from preprocess.logmel import LogMel
 from preprocess.meld import read_meld
+from preprocess.pool import Request, extract_all
 from preprocess.pyav_clip import glance, probe_seconds
 from preprocess.text import learn_tokenizer
 from shards.errors import describe
+from shards.schema import FeatureSpec
 from shards.timing import Way
 
 __all__ = ["choose_rows", "decode_row", "on_the_fly_ways", "tutorial"]
@@ -33,19 +35,20 @@ def on_the_fly_ways(root: Path, *, num_clips: int) -> list[Way]:
 
     Args:
         root: A MELD folder.
-        num_clips: How many of its clips, spread evenly over those of at most 30 s.
+        num_clips: How many of its clips, spread evenly over those of at most 30 s. Each is first decoded in a process
+            of its own, and left out if Decord does not survive or cannot read it: here it would end the comparison.
 
     Raises:
         DatasetError: if it is no MELD folder, or has no clip that can be decoded.
     """
-    rows = choose_rows(root, num_clips=num_clips, longest_seconds=30)
+    rows = _read_by_decord(root, choose_rows(root, num_clips=num_clips, longest_seconds=30))
     if not rows:
         then = "`mmsent doctor --deep` says what is wrong with them"
         raise DatasetError(describe("no clip here can be decoded", file=root, then=then))
     ways: dict[str, Callable[[], Decode]] = {
-        "Decord, whole clip": partial(decode_row, "decord"),
-        "PyAV, whole clip": partial(decode_row, "pyav"),
-        "tutorial: OpenCV, first 30 frames": tutorial,
+        "Decord on every access": partial(decode_row, "decord"),
+        "PyAV on every access": partial(decode_row, "pyav"),
+        "tutorial on every access": tutorial,
     }
     return [
         Way(name=name, kind="other", group="decoding", run=partial(_run, make, root, rows))
@@ -55,8 +58,7 @@ def on_the_fly_ways(root: Path, *, num_clips: int) -> list[Way]:
 
 def decode_row(decoder: Decoder) -> Decode:
     """Return what a worker of preprocessing does with a clip: frames, waveform, log-mel, notes."""
-    config = PreprocessConfig(text_encoder="scratch", decoder=decoder)
-    spec = feature_spec(config, learn_tokenizer(["a"]))  # no transcript is tokenized here
+    spec = _spec(PreprocessConfig(text_encoder="scratch", decoder=decoder))
 
     def decode(root: Path, row: Utterance) -> None:
         extract(root, row, media=MEDIA, decoder=decoder, spec=spec, test_clips="plain")
@@ -72,14 +74,16 @@ def tutorial() -> Decode:
     Raises:
         ImportError: if OpenCV or imageio-ffmpeg are not installed; `pip install -e '.[bench]'` brings them.
     """
-    import cv2
-    import imageio_ffmpeg
+    try:
+        import cv2
+        import imageio_ffmpeg
+    except ImportError as exc:
+        raise ImportError(describe(str(exc), then="install what it needs: `pip install -e '.[bench]'`")) from exc
 
     os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "threads;1"
     cv2.setNumThreads(1)
     ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
-    start = preset("tutorial")
-    mel = LogMel(feature_spec(start, learn_tokenizer(["a"])).audio)
+    mel = LogMel(_spec(preset("tutorial")).audio)
 
     def decode(root: Path, row: Utterance) -> None:
         capture = cv2.VideoCapture(str(root / row.clip), cv2.CAP_FFMPEG)
@@ -115,6 +119,21 @@ def choose_rows(root: Path, *, num_clips: int, longest_seconds: float) -> list[U
             if 0 < probe_seconds(path) <= longest_seconds and glance(path).sound_seconds:
                 found.append(row)
     return _spread(found, num_clips)
+
+
+def _read_by_decord(root: Path, rows: list[Utterance]) -> list[Utterance]:
+    config = PreprocessConfig(text_encoder="scratch", decoder="decord", test_clips="plain")
+    requests = [Request(row=row, media=MEDIA) for row in rows]
+    results = extract_all(root, requests, config=config, spec=_spec(config), num_workers=1) if rows else ()
+    return [row for row, result in zip(rows, results, strict=True) if all(map(_is_decords, result.features.values()))]
+
+
+def _is_decords(feature: Feature) -> bool:
+    return feature.presence.present and all(note.kind != "second_decoder" for note in feature.notes)
+
+
+def _spec(config: PreprocessConfig) -> FeatureSpec:
+    return feature_spec(config, learn_tokenizer(["a"]))  # no transcript is tokenized here
 
 
 def _spread(rows: list[Utterance], num_rows: int) -> list[Utterance]:

@@ -1,7 +1,7 @@
 """Ways of doing the same thing, timed in turns: the moods of a machine that is shared meet all of them alike."""
 
 import math
-import os
+import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -81,7 +81,8 @@ def measure(
     Groups come one after the other, since a trainer's memory would push the shards out of the page cache.
 
     Args:
-        ways: What to time. The `ExpectedError` or `ImportError` of one is its result; it is not tried again.
+        ways: What to time. The `ExpectedError` or `ImportError` of one is its result, and of what is not this project's
+            any error; it is not tried again.
         rounds: Rounds that count.
         on_progress: Called with the runs that are done and those that there will be.
     """
@@ -119,6 +120,11 @@ class _Runs:
         except (ExpectedError, ImportError) as exc:
             self.failure = str(exc)
             return
+        except Exception as exc:
+            if way.kind != "other":
+                raise
+            self.failure = f"{type(exc).__name__}: {exc}"  # a worker without shared memory, a file it cannot decode
+            return
         seconds, cpu_seconds = time.perf_counter() - start, _cpu_seconds() - start_cpu
         if not warm_up:
             self.rates.append(num_samples / seconds)
@@ -139,4 +145,5 @@ class _Runs:
 
 
 def _cpu_seconds() -> float:
-    return sum(os.times()[:4])  # user and system, of this process and of its children
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime  # `os.times` counts in hundredths of a second
