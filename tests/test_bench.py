@@ -5,13 +5,17 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from cli import app
-from mmsent.bench import file_ways, loader_ways
+from mmsent.bench import file_ways, loader_ways, train_ways
+from mmsent.config import ModelConfig, TrainConfig
+from mmsent.trainer import Trainer
+from shards.errors import ShardError
 from shards.reader import Split
 from shards.schema import Storage
 from shards.timing import measure
@@ -99,11 +103,28 @@ def test_an_encoder_that_cannot_be_had_is_not_measured_with_its_reason_and_all_e
     assert document["verdict"][0] == not_known
 
 
+def test_a_model_that_cannot_be_built_is_tried_once(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[ModelConfig] = []
+    new = Trainer.new
+
+    def count(*args: Any, model_config: ModelConfig, train_config: TrainConfig) -> Trainer:
+        built.append(model_config)
+        return new(*args, model_config=model_config, train_config=train_config)
+
+    monkeypatch.setattr(Trainer, "new", count)
+    model_config = ModelConfig(text_encoder="scratch", video_weights=str(tmp_path / "no.pth"))
+    ways = train_ways(Split(shards / "train"), model_config=model_config, train_config=TrainConfig(), seconds=0.1)
+    alone, fed = measure(ways, rounds=2)
+    assert alone.failure == fed.failure != ""
+    assert len(built) == 1
+
+
 def test_shards_that_are_not_there_are_an_error_before_anything_is_measured(tmp_path: Path) -> None:
-    result = mmsent("bench", "--shards", tmp_path)
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: ")
-    assert "Traceback" not in result.stderr
+    result = CliRunner().invoke(app, ["bench", "--shards", str(tmp_path)])
+    assert isinstance(result.exception, ShardError)
+    assert "mmsent preprocess" in str(result.exception)
 
 
 @pytest.mark.parametrize(
