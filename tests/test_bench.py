@@ -4,6 +4,8 @@ import gc
 import json
 import re
 import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ from typer.testing import CliRunner
 from cli import app
 from mmsent.bench import file_ways, loader_ways, train_ways
 from mmsent.config import ModelConfig, TrainConfig
+from mmsent.errors import TrainingError
 from mmsent.trainer import Trainer
 from shards.errors import ShardError
 from shards.reader import Split
 from shards.schema import Storage
-from shards.timing import measure
+from shards.timing import Timing, Way, measure
 from tests.clips import write_meld
 from tests.commands import mmsent
 from tests.samples import make_sample, make_spec, write_split
@@ -119,6 +122,30 @@ def test_a_model_that_cannot_be_built_is_tried_once(
     alone, fed = measure(ways, rounds=2)
     assert alone.failure == fed.failure != ""
     assert len(built) == 1
+
+
+def test_a_trainer_that_fails_in_one_way_alone_leaves_the_rest_of_the_table(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverges(ways: Sequence[Way], **_: object) -> list[Timing]:
+        return measure(
+            [replace(way, run=_diverge if way.kind == "headroom" else _four, prepare=None) for way in ways], rounds=1
+        )
+
+    monkeypatch.setattr("shards.timing.measure", diverges)
+    result = CliRunner().invoke(app, ["bench", "--shards", str(shards), *SCRATCH, *TINY], env={"COLUMNS": "80"})
+    assert result.exit_code == 0, result.exception
+    assert "Not measured: trainer, one batch again: the loss is nan\n" in result.output
+    assert "trainer, loader's batches" in result.output
+    assert "the trainer was not measured (the loss is nan)" in result.output
+
+
+def _diverge() -> int:
+    raise TrainingError("the loss is nan")
+
+
+def _four() -> int:
+    return 4
 
 
 def test_shards_that_are_not_there_are_an_error_before_anything_is_measured(tmp_path: Path) -> None:
