@@ -797,10 +797,11 @@ def _print_timings(timings: list["Timing"]) -> None:
             table.add_section()
             table.add_row(f"[bold]{_GROUPS[timing.group]}[/]")
         if timing.failure:
-            table.add_row(escape(timing.name), "not measured")
+            table.add_row(escape(timing.name), "—")
             continue
         share = f"{timing.times(limits[group]):.2f}" if group in limits else ""
-        cpu = f"{statistics.median(timing.cpu_seconds_per_1000):,.3g}"
+        seconds = statistics.median(timing.cpu_seconds_per_1000)
+        cpu = f"{seconds:.3f}" if seconds < 1 else three_figures(seconds)
         table.add_row(escape(timing.name), *map(three_figures, (timing.median, *timing.spread)), share, cpu)
     _out.print(table)
     for failure in dict.fromkeys(timing.failure for timing in timings if timing.failure):

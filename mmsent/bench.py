@@ -19,6 +19,7 @@ from mmsent.feed import DeviceFeed
 from mmsent.precision import choose_device
 from mmsent.trainer import Trainer
 from shards.codec import ARRAY_MEMBERS, array_shapes, pixels
+from shards.errors import ExpectedError
 from shards.loader import ShardLoader
 from shards.order import Shuffled
 from shards.reader import Split
@@ -116,6 +117,7 @@ class _TrainBench:
         self._train_config = train_config
         self._seconds = seconds
         self._trainer: Trainer | None = None
+        self._failure: ExpectedError | None = None
         self._num_steps = 1
         device = choose_device()
         self._loader = ShardLoader(
@@ -128,9 +130,17 @@ class _TrainBench:
         self._feed = DeviceFeed(self._loader, device)
 
     def prepare(self) -> None:
-        """Build the model and see how long a step takes, once."""
-        if self._trainer is not None:
-            return
+        """Build the model and see how long a step takes, once; a failure is raised again, not tried again."""
+        if self._failure is not None:
+            raise self._failure
+        if self._trainer is None:
+            try:
+                self._trainer = self._new_trainer()
+            except ExpectedError as exc:  # perhaps after minutes of attempts at a download
+                self._failure = exc
+                raise
+
+    def _new_trainer(self) -> Trainer:
         trainer = Trainer.new(
             self._split, self._split, Path(), model_config=self._model_config, train_config=self._train_config
         )
@@ -143,7 +153,7 @@ class _TrainBench:
             if seconds > self._seconds:
                 break
         self._num_steps = max(1, min(200, int(self._seconds / seconds)))
-        self._trainer = trainer
+        return trainer
 
     def run_headroom(self) -> int:
         """Train on one batch again and again."""

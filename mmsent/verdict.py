@@ -72,7 +72,8 @@ def _training(headroom: Timing, fed: Timing, best: Timing, ours: list[Timing]) -
         return [
             f"The model bounds training here, not the data: {rates}. The loader alone gives "
             f"{three_figures(spare)} times what the model takes.",
-            "To train faster, change the model or the device: frozen encoders, fewer `--frames`, `--precision`, a GPU.",
+            "To train faster, change the model or the device: a GPU, `mmsent train --precision` or `--modalities`, or "
+            "fewer frames (`mmsent preprocess --frames`).",
         ]
     what = "The data bounds training here" if waiting >= _MOST else "The model bounds training here, but waits for data"
     lines = [f"{what}: {rates}; {waiting:.0%} of the time is lost."]
@@ -84,7 +85,9 @@ def _training(headroom: Timing, fed: Timing, best: Timing, ours: list[Timing]) -
             f"core (`OMP_NUM_THREADS`), or {_SMALLER}."
         )
     elif best.num_readers != now.num_readers and best.times(now) >= _NOTABLE:
-        lines.append(f"Train with `--readers {best.num_readers}`, which loads {best.times(now):.1f} times as fast.")
+        lines.append(
+            f"Give `mmsent train` `--readers {best.num_readers}`, which loads {best.times(now):.1f} times as fast."
+        )
     else:
         lines.append(f"Other numbers of `--readers` do not help: {_SMALLER}.")
     return lines

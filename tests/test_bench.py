@@ -4,17 +4,24 @@ import gc
 import json
 import re
 import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from cli import app
-from mmsent.bench import file_ways, loader_ways
+from mmsent.bench import file_ways, loader_ways, train_ways
+from mmsent.config import ModelConfig, TrainConfig
+from mmsent.errors import TrainingError
+from mmsent.trainer import Trainer
+from shards.errors import ShardError
 from shards.reader import Split
 from shards.schema import Storage
-from shards.timing import measure
+from shards.timing import Timing, Way, measure
 from tests.clips import write_meld
 from tests.commands import mmsent
 from tests.samples import make_sample, make_spec, write_split
@@ -99,11 +106,52 @@ def test_an_encoder_that_cannot_be_had_is_not_measured_with_its_reason_and_all_e
     assert document["verdict"][0] == not_known
 
 
+def test_a_model_that_cannot_be_built_is_tried_once(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[ModelConfig] = []
+    new = Trainer.new
+
+    def count(*args: Any, model_config: ModelConfig, train_config: TrainConfig) -> Trainer:
+        built.append(model_config)
+        return new(*args, model_config=model_config, train_config=train_config)
+
+    monkeypatch.setattr(Trainer, "new", count)
+    model_config = ModelConfig(text_encoder="scratch", video_weights=str(tmp_path / "no.pth"))
+    ways = train_ways(Split(shards / "train"), model_config=model_config, train_config=TrainConfig(), seconds=0.1)
+    alone, fed = measure(ways, rounds=2)
+    assert alone.failure == fed.failure != ""
+    assert len(built) == 1
+
+
+def test_a_trainer_that_fails_in_one_way_alone_leaves_the_rest_of_the_table(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverges(ways: Sequence[Way], **_: object) -> list[Timing]:
+        return measure(
+            [replace(way, run=_diverge if way.kind == "headroom" else _four, prepare=None) for way in ways], rounds=1
+        )
+
+    monkeypatch.setattr("shards.timing.measure", diverges)
+    result = CliRunner().invoke(app, ["bench", "--shards", str(shards), *SCRATCH, *TINY], env={"COLUMNS": "80"})
+    assert result.exit_code == 0, result.exception
+    assert "Not measured: trainer, one batch again: the loss is nan\n" in result.output
+    assert "trainer, loader's" in result.output
+    assert "the trainer was not measured (the loss is nan)" in result.output
+
+
+def _diverge() -> int:
+    raise TrainingError("the loss is nan")
+
+
+def _four() -> int:
+    return 4
+
+
 def test_shards_that_are_not_there_are_an_error_before_anything_is_measured(tmp_path: Path) -> None:
-    result = mmsent("bench", "--shards", tmp_path)
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: ")
-    assert "Traceback" not in result.stderr
+    result = CliRunner().invoke(app, ["bench", "--shards", str(tmp_path)])
+    assert isinstance(result.exception, ShardError)
+    assert "mmsent preprocess" in str(result.exception)
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,17 @@
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmsent.batch import Batch, allocate_pinned, to_device
 from mmsent.feed import DeviceFeed, ahead_by_one
 from shards.errors import ShardCorruptError
-from shards.loader import LoaderState, ShardLoader
+from shards.loader import HostBatch, LoaderState, ShardLoader
 from shards.order import InOrder, Shuffled
 from shards.reader import Split
 from tests.samples import make_sample, with_byte_changed, write_split
@@ -121,6 +122,51 @@ def test_a_feed_that_is_left_ends_its_readers(split: Split) -> None:
     for _ in feed:
         break
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("shard-reader")] == []
+
+
+class FakeUpload:
+    """A copy of a batch that is made only when it is waited for, as late as a GPU might."""
+
+    def __init__(self, host: HostBatch, state: LoaderState, device: torch.device, stream: object) -> None:
+        self._host = host
+        self._state = state
+        self._batch: Batch | None = None
+
+    def wait_until_read(self) -> None:
+        batch = to_device(self._host, CPU)
+        self._batch = replace(
+            batch,
+            **{name: getattr(batch, name).clone() for name in ("frames", "logmel", "num_hops", "tokens", "token_mask")},
+        )
+
+    def arrived(self) -> tuple[Batch, LoaderState]:
+        assert self._batch is not None, "handed out before its source was read"
+        return self._batch, self._state
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_feed_whose_loader_is_one_ahead_stops_and_goes_on_as_if_it_were_not(
+    split: Split, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
+) -> None:
+    monkeypatch.setattr("mmsent.feed._Upload", FakeUpload)  # stands for the GPU that is not here
+    monkeypatch.setattr("torch.cuda.Stream", lambda device: None)
+    batch_size = data.draw(st.integers(1, COUNT + 2), label="batch size")
+    whole = expected(split, epochs=2, batch_size=batch_size)
+    stop = data.draw(st.integers(0, len(whole) - 1), label="batches before the stop")
+    source = loader(split, batch_size=batch_size, ring_size=2)
+    feed = DeviceFeed(source, torch.device("cuda"))
+    got: list[tuple[list[bytes], LoaderState]] = []
+    while len(got) < stop:
+        for batch in feed:
+            got.append((content(batch), feed.state()))
+            if len(got) == stop:
+                break
+    if stop and len(got) % len(feed):  # in the middle of an epoch
+        assert source.state() != feed.state()
+    while len(got) < len(whole):
+        got += [(content(batch), feed.state()) for batch in feed]
+    assert got == whole
 
 
 class FakeTransfers:

@@ -14,9 +14,9 @@ from mmsent.report import evaluate_run
 from mmsent.statistics import logmel_statistics
 from mmsent.train import train
 from mmsent.trainer import BEST, LAST, EpochResult, StepInfo, TrainResult
-from shards.errors import ShardError, SpecMismatchError
+from shards.errors import ShardCorruptError, ShardError, SpecMismatchError
 from shards.reader import Split
-from tests.samples import make_sample, make_spec, write_split
+from tests.samples import make_sample, make_spec, with_byte_changed, write_split
 
 MODEL = ModelConfig(text_encoder="scratch", video_weights="none")
 SMALL = replace(MODEL, modalities=("audio", "text"))
@@ -108,6 +108,16 @@ def test_a_run_stops_when_the_validation_loss_no_longer_falls(shards: Path, tmp_
     result = run(shards, tmp_path / "run", config=config)
     assert result.stopped_early
     assert len(result.epochs) == result.best_epoch + 3
+
+
+def test_check_ends_a_run_at_a_damaged_sample_and_names_its_shard(shards: Path, tmp_path: Path) -> None:
+    path = shards / "train" / "train-00001.tar"
+    raw = path.read_bytes()
+    path.write_bytes(with_byte_changed(raw, raw.index(make_sample(4).frames.tobytes()) + 7))
+    config = replace(CONFIG, max_epochs=1)
+    run(shards, tmp_path / "unchecked", config=config)
+    with pytest.raises(ShardCorruptError, match=r"train-00001\.tar"):
+        run(shards, tmp_path / "checked", config=replace(config, check=True))
 
 
 def test_a_folder_with_a_run_is_not_overwritten(shards: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_a_trainer_that_hardly_waits_is_bound_by_the_model() -> None:
         "The model bounds training here, not the data: 100 samples/s on one batch again and again, 99.0 on the "
         "loader's batches. The loader alone gives 9.00 times what the model takes."
     )
-    assert "`--precision`" in then
+    assert "`mmsent train --precision`" in then
 
 
 def test_a_trainer_that_was_faster_with_the_loader_waits_for_nothing() -> None:
@@ -69,12 +69,12 @@ def test_a_loader_that_is_faster_with_more_readers_names_their_number() -> None:
         "The data bounds training here: 8,000 samples/s on one batch again and again, 2,800 on the loader's batches; "
         "65% of the time is lost."
     )
-    assert words[1] == "Train with `--readers 3`, which loads 3.0 times as fast."
+    assert words[1] == "Give `mmsent train` `--readers 3`, which loads 3.0 times as fast."
 
 
 def test_a_loader_that_is_faster_with_fewer_readers_names_their_number() -> None:
     words = verdict([*loader(9_000.0, 3_000.0), *trainer(8_000.0, 2_800.0, num_readers=2)])
-    assert words[1].startswith("Train with `--readers 1`")
+    assert words[1].startswith("Give `mmsent train` `--readers 1`")
 
 
 @pytest.mark.parametrize("rates", [(5_000.0, 5_200.0), (5_200.0, 5_000.0)])
@@ -90,7 +90,7 @@ def test_a_loader_that_is_fast_enough_by_itself_is_not_given_more_readers() -> N
     assert words[0].startswith("The model bounds training here, but waits for data: ")
     assert "The loader alone gives 5.00 times what the model takes" in words[1]
     assert "`OMP_NUM_THREADS`" in words[1]
-    assert "Train with" not in " ".join(words)
+    assert "Give `mmsent train`" not in " ".join(words)
 
 
 def test_the_loader_is_held_against_the_copy() -> None:
