@@ -42,7 +42,8 @@ def server(root: Path) -> Iterator[FaultyServer]:
 def test_finished_splits_are_found_in_the_usual_order_and_others_after(
     root: Path, cache: ShardCache, server: FaultyServer, kind: str
 ) -> None:
-    location = {"path": root, "text": str(root), "file": root.as_uri(), "http": server.url}[kind]
+    locations: dict[str, str | Path] = {"path": root, "text": str(root), "file": root.as_uri(), "http": server.url}
+    location = locations[kind]
     sources = split_sources(location, cache=cache)
     assert list(sources) == NAMES
     for name, source in sources.items():
