@@ -1,6 +1,5 @@
 """Training and scoring by the real commands, from shards behind a URL and through kills, on samples made here."""
 
-import json
 import os
 import signal
 import time
@@ -59,7 +58,7 @@ def test_training_and_scoring_by_url_is_as_from_the_folder(
 @pytest.mark.slow
 def test_a_cache_that_is_too_small_says_how_large_it_must_be(shards: Path, tmp_path: Path) -> None:
     by_url = ("train", "--shards", shards.as_uri(), "--cache", tmp_path / "cache", *TRAIN, "--epochs", "1")
-    refused = mmsent(*by_url, "--out", tmp_path / "run", "--cache-size", "0.00002")
+    refused = mmsent(*by_url, "--out", tmp_path / "run", "--cache-size", "0.00003")
     assert refused.returncode == 1
     assert "--cache-size 0.001" in refused.stderr
     assert "Traceback" not in refused.stderr
@@ -72,7 +71,7 @@ def test_a_run_killed_within_an_epoch_of_blocks_and_resumed_ends_as_one_never_ki
     shards: Path, tmp_path: Path, scheme: str
 ) -> None:
     arguments: tuple[str | Path, ...] = ("train", "--shards", f"{scheme}{shards}", *TRAIN, *BLOCKS)
-    arguments = (*arguments, "--epochs", "40", "--patience", "99", "--checkpoint-steps", "1")
+    arguments = (*arguments, "--epochs", "3", "--checkpoint-steps", "2")
     if scheme:
         arguments = (*arguments, "--cache", tmp_path / "cache", "--cache-size", "0.001")
     whole = mmsent(*arguments, "--out", tmp_path / "whole")
@@ -80,15 +79,16 @@ def test_a_run_killed_within_an_epoch_of_blocks_and_resumed_ends_as_one_never_ki
     before = in_shared_memory()
     killed = tmp_path / "killed"
     process = start_mmsent(*arguments, "--out", killed)
-    while not (killed / "history.json").exists():
+    saved: set[int] = set()
+    while len(saved) < 2:  # after two and four of the first epoch's six steps
         assert process.poll() is None, process.communicate()[0]
+        saved |= {path.stat().st_mtime_ns for path in killed.glob("last.safetensors")}
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert left_alive(process.pid) == []
     assert left_in_shared_memory(before) == set()
-    num_epochs = len(json.loads((killed / "history.json").read_text()))
-    assert 0 < num_epochs < 40
+    assert not (killed / "history.json").exists()
     resumed = mmsent(*arguments, "--out", killed, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert_same_run(killed, tmp_path / "whole")
