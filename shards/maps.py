@@ -111,17 +111,18 @@ class LocalShards:
         """
         self._directory = directory
         self._shards = shards
+        self._signatures: list[_Signature] = []
         with os.scandir(directory) as entries:
             found = {entry.name: entry for entry in entries}
         for shard in shards:
             try:
-                size = found[shard.name].stat().st_size
+                status = found[shard.name].stat()
             except (KeyError, FileNotFoundError) as exc:  # the latter for a link that leads nowhere
                 raise _missing(directory / shard.name) from exc
-            if size != shard.bytes:
-                raise _other_size(directory / shard.name, shard, size)
+            if status.st_size != shard.bytes:
+                raise _other_size(directory / shard.name, shard, status.st_size)
+            self._signatures.append(_signature(status))
         self._readahead: _Readahead | None = None
-        self._signatures: dict[int, tuple[str, _Signature | None]] = {}
         # Bounded, because each map holds a file descriptor; a view of a map that was dropped keeps it alive.
         self._mapped = lru_cache(_MAX_MAPPED)(self._map)
 
@@ -134,7 +135,7 @@ class LocalShards:
         return self._mapped(number)
 
     def check_unchanged(self, number: int) -> None:
-        """Compare the file of a mapped shard with what it was when it was mapped.
+        """Compare the file of a shard with what it was when the split was opened.
 
         A page of a map that is no longer in the file ends the process with SIGBUS, without a word; and the bytes of a
         file that is written to are of neither the old nor the new one.
@@ -144,13 +145,15 @@ class LocalShards:
         """
         if (readahead := self._readahead) is not None:
             readahead.used(number)
-        if number not in self._signatures:
-            return
-        path, before = self._signatures[number]
-        if (now := _signature(path)) != before:
-            what = f"a shard {'is gone' if now is None else 'was changed'} since it was opened"
+        path = f"{self._directory}/{self._shards[number].name}"
+        try:
+            status = os.stat(path)  # noqa: PTH116  # for every shard of every batch: Path takes four times as long
+            what = None if _signature(status) == self._signatures[number] else "a shard was changed"
+        except FileNotFoundError:
+            what = "a shard is gone"
+        if what is not None:
             then = "leave shards alone while they are read, and run `mmsent verify`"
-            raise ShardCorruptError(describe(what, file=path, then=then))
+            raise ShardCorruptError(describe(f"{what} since the split was opened", file=path, then=then))
 
     def where(self, number: int) -> str:
         """Return the path of a shard."""
@@ -186,11 +189,8 @@ class LocalShards:
     def _map(self, number: int) -> NDArray[np.uint8]:
         shard = self._shards[number]
         path = self._directory / shard.name
-        signature = _signature(str(path))  # before the map, so that no change is missed
         _check_size(path, shard)
-        mapped = map_file(path)
-        self._signatures[number] = str(path), signature
-        return mapped
+        return map_file(path)
 
 
 def _end_no_wait() -> None:
@@ -302,10 +302,6 @@ def _other_size(path: Path, shard: ShardInfo, size: int) -> ShardCorruptError:
 _Signature = tuple[int, int, int]
 
 
-def _signature(path: str) -> _Signature | None:
-    """Return what of a file changes when it is replaced, cut or written to; None when it is gone."""
-    try:
-        found = os.stat(path)  # noqa: PTH116  # for every shard of every batch: Path.stat takes four times as long
-    except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+def _signature(status: os.stat_result) -> _Signature:
+    """Return what of a file changes when it is replaced, cut or written to."""
+    return status.st_ino, status.st_size, status.st_mtime_ns

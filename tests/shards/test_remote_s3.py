@@ -18,8 +18,13 @@ from hypothesis import strategies as st
 
 from shards.cache import ShardCache
 from shards.errors import RemoteError
+from shards.loader import ShardLoader
+from shards.order import BlockShuffled, InOrder, Order, Shuffled
 from shards.prefetch import Prefetcher
+from shards.reader import Split
 from shards.remote import RemoteFolder, RetryPolicy
+from shards.remote_shards import RemoteSource
+from tests.samples import make_sample, write_split
 from tests.shards.faulty_server import KINDS, Fault, FaultyServer, proxy_answer, wait_until
 
 pytestmark = pytest.mark.slow
@@ -236,3 +241,29 @@ raise SystemExit(3)
     wait_until(lambda: len(server.requests) > 0)
     process.communicate("\n", timeout=10)
     assert process.returncode == 3
+
+
+def test_batches_from_a_faulty_bucket_are_those_of_the_folder(
+    s3_port: int, server: FaultyServer, tmp_path: Path
+) -> None:
+    write_split(tmp_path, [make_sample(i) for i in range(24)], samples_per_shard=3)
+    for path in filter(Path.is_file, (tmp_path / "train").iterdir()):
+        put(f"http://127.0.0.1:{s3_port}/bucket/whole/train/{path.name}", path.read_bytes())
+    local = Split(tmp_path / "train")
+    largest = max(shard.bytes for shard in local.index.shards)
+    faults = [None, Fault("delay"), Fault("reset"), None, Fault("cut"), Fault("shorten"), Fault("status", status=500)]
+    orders: list[tuple[Order, int]] = [(InOrder(24), 5), (BlockShuffled((3,) * 8, 1, 2), 6), (Shuffled(24, 1), 8)]
+    for number, (order, num_shards) in enumerate(orders):
+        server.script(itertools.islice(itertools.cycle(faults), 60))
+        cache = ShardCache(tmp_path / f"cache-{number}", max_bytes=num_shards * largest)
+        remote = Split(RemoteSource(RemoteFolder("s3://bucket/whole/train", retries=QUICK), cache))
+        batches = [
+            [
+                (batch.samples.tolist(), batch.frames.tobytes(), batch.logmel.tobytes(), batch.tokens.tobytes())
+                for batch in ShardLoader(split, order=order, batch_size=3, num_readers=2)
+            ]
+            for split in (local, remote)
+        ]
+        assert batches[1] == batches[0]
+        assert len(server.requests) > 8
+        assert sum(path.stat().st_size for path in cache.directory.iterdir()) <= cache.max_bytes
