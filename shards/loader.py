@@ -137,7 +137,7 @@ class ShardLoader:
         return self._state
 
     def seek(self, state: LoaderState) -> None:
-        """Go on from `state`; costs no reading.
+        """Go on from `state` with the next iteration; costs no reading. One that is under way cannot go on.
 
         Raises:
             ValueError: if the state is not one of this order.
@@ -146,6 +146,8 @@ class ShardLoader:
             raise ValueError(f"{state} is a place in another order than this one: {self.order.identity}")
         if not (0 <= state.position <= self.order.num_samples and state.epoch >= 0):
             raise ValueError(f"{state} is no place in an epoch of {self.order.num_samples} samples")
+        self._under_way.close()
+        self._under_way = ExitStack()
         self._state = state
 
     def __iter__(self) -> Iterator[HostBatch]:
@@ -179,6 +181,8 @@ class ShardLoader:
                 position = self._state.position + plan.global_size
                 self._state = LoaderState(order=start.order, epoch=start.epoch, position=position)
                 yield self._batch(plan, slot)
+                if self._under_way is not under_way:  # even after the last batch: the state is the other one's by now
+                    raise RuntimeError("another iteration over the same loader began, or a seek: this one cannot go on")
                 ring.give_back(slot)
         self._state = LoaderState(order=start.order, epoch=start.epoch + 1, position=0)
 
