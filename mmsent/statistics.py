@@ -40,8 +40,8 @@ def logmel_statistics(split: Split) -> tuple[Tensor, Tensor]:
         return torch.zeros(shape[0]), torch.ones(shape[0])
     columns = np.concatenate(
         [
-            split.array_payload("logmel", int(i)).view("<f2").reshape(shape)[:, : int(split.rows["num_hops"][i])]
-            for i in chosen
+            split.array_payload("logmel", int(i)).view("<f2").reshape(shape)[:, : int(split.rows["num_hops"][i])].copy()
+            for i in chosen  # copied, since a view keeps its shard open, and they may be thousands
         ],
         axis=1,
     ).astype(np.float64)  # (M, hops of all)

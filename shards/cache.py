@@ -38,11 +38,17 @@ class Lease:
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self._descriptor: int | None = descriptor
+        self._process = os.getpid()
 
     def release(self) -> None:
-        """Let the file be evicted; maps of it must be gone, or their disk space stays taken. Twice is once."""
+        """Let the file be evicted; maps of it must be gone, or their disk space stays taken. Twice is once.
+
+        In a forked child this only closes the file: the lock is one with the parent's, who still uses it.
+        """
         descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
+        if descriptor is not None and os.getpid() != self._process:
+            os.close(descriptor)
+        elif descriptor is not None:
             _touch(descriptor)
             _close(descriptor)
 

@@ -137,7 +137,7 @@ class ShardLoader:
         return self._state
 
     def seek(self, state: LoaderState) -> None:
-        """Go on from `state`; costs no reading.
+        """Go on from `state` with the next iteration; costs no reading. One that is under way cannot go on.
 
         Raises:
             ValueError: if the state is not one of this order.
@@ -146,6 +146,8 @@ class ShardLoader:
             raise ValueError(f"{state} is a place in another order than this one: {self.order.identity}")
         if not (0 <= state.position <= self.order.num_samples and state.epoch >= 0):
             raise ValueError(f"{state} is no place in an epoch of {self.order.num_samples} samples")
+        self._under_way.close()
+        self._under_way = ExitStack()
         self._state = state
 
     def __iter__(self) -> Iterator[HostBatch]:
@@ -179,6 +181,8 @@ class ShardLoader:
                 position = self._state.position + plan.global_size
                 self._state = LoaderState(order=start.order, epoch=start.epoch, position=position)
                 yield self._batch(plan, slot)
+                if self._under_way is not under_way:  # even after the last batch: the state is the other one's by now
+                    raise RuntimeError("another iteration over the same loader began, or a seek: this one cannot go on")
                 ring.give_back(slot)
         self._state = LoaderState(order=start.order, epoch=start.epoch + 1, position=0)
 
@@ -244,7 +248,8 @@ class _Planner:
     """Turns steps, counted from a state, into plans. For one thread at a time."""
 
     def __init__(self, split: Split, order: Order, start: LoaderState, *, batch_size: int, rank: int, world_size: int):
-        self.num_steps = num_steps(order.num_samples, batch_size=batch_size, position=start.position)
+        self._num_samples = order.num_samples  # asked once: some orders add it up, shard by shard
+        self.num_steps = num_steps(self._num_samples, batch_size=batch_size, position=start.position)
         self._split = split
         self._order = order
         self._start = start
@@ -256,8 +261,8 @@ class _Planner:
 
     def plan(self, step: int) -> _Plan:
         """Look up the samples of a step in the order, and in the split where they are."""
-        num_samples, position = self._order.num_samples, self._start.position
-        where = step_slice(step, num_samples=num_samples, batch_size=self._batch_size, position=position)
+        position = self._start.position
+        where = step_slice(step, num_samples=self._num_samples, batch_size=self._batch_size, position=position)
         batch = self._ordered(where.start, where.stop)
         places = self._split.places(rank_share(batch, rank=self._rank, world_size=self._world_size))
         rows = places.rows
@@ -272,7 +277,7 @@ class _Planner:
         """Return the samples at some places of the epoch, of which many are computed at a time."""
         begin = start - self._window_start
         if begin < 0 or stop > self._window_start + len(self._window):
-            end = min(max(stop, start + _WINDOW), self._order.num_samples)
+            end = min(max(stop, start + _WINDOW), self._num_samples)
             self._window = self._order.samples(self._start.epoch, start, end)
             self._window_start, begin = start, 0
         return self._window[begin : begin + stop - start]

@@ -186,8 +186,9 @@ class Split:
         """Decode one sample, checked against its CRC-32.
 
         Raises:
-            ShardCorruptError: if its bytes are not the ones that were written.
+            ShardCorruptError: if its bytes are not the ones that were written, or as `places`.
         """
+        self.files.check_unchanged(self._shard_number(sample))
         arrays = {}
         crc32 = 0
         for name, shape in array_shapes(self.spec).items():
@@ -203,8 +204,9 @@ class Split:
         """Decode what is known of one sample, without its arrays.
 
         Raises:
-            ShardCorruptError: if the json is not one.
+            ShardCorruptError: if the json is not one, or as `places`.
         """
+        self.files.check_unchanged(self._shard_number(sample))
         return self._meta_of(sample, self._json(sample))
 
     def metas(self) -> Iterator[SampleMeta]:

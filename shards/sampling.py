@@ -46,14 +46,19 @@ class ClassBalanced:
     def samples(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
         """Return the samples drawn at the places `start` to `stop - 1` of an epoch, `(stop - start,)` int64."""
         num_classes = len(self._members)
-        rounds_per_epoch = -(-self.num_samples // num_classes)
+        num_whole, num_extra = divmod(self.num_samples, num_classes)  # rounds, and draws of one that is cut short
+        past_extra = epoch * num_extra
         rounds = np.arange(start // num_classes, -(-stop // num_classes), dtype=np.int64)
         places = rounds[:, None] * num_classes + np.arange(num_classes)
         keys = stream_keys(self.seed, _ROUNDS, epoch)
-        classes = np.argsort(uniform(places.reshape(-1), keys=keys).reshape(places.shape), axis=1, kind="stable")
+        thrown = uniform(places.reshape(-1), keys=keys).reshape(places.shape)
+        # Rounds that are cut short draw the classes in turn, so how often each was drawn before needs no counting.
+        thrown[rounds == num_whole] += (np.arange(num_classes) - past_extra) % num_classes >= num_extra
+        classes = np.argsort(thrown, axis=1, kind="stable")
         drawn = np.empty(classes.shape, dtype=np.int64)
         for one, members in enumerate(self._members):
-            drawn[classes == one] = self._draw(one, members, epoch * rounds_per_epoch + rounds)
+            before = epoch * num_whole + (past_extra - one + num_classes - 1) // num_classes
+            drawn[classes == one] = self._draw(one, members, before + rounds)
         begin = start - int(rounds[0]) * num_classes if len(rounds) else 0
         found: NDArray[np.int64] = drawn.reshape(-1)[begin : begin + stop - start]
         return found

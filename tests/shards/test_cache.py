@@ -323,6 +323,22 @@ finally:
     finish(start(code, tmp_path, server.url))
 
 
+def test_a_forked_child_does_not_release_what_its_parent_uses(tmp_path: Path, server: FaultyServer) -> None:
+    code = """
+import os
+files = Files(ShardCache(Path(sys.argv[1]), max_bytes=3 * SIZE), RemoteFolder(sys.argv[2]))
+lease = files.lease(0)
+child = os.fork()
+if child == 0:
+    lease.release()
+    os._exit(0)
+os.waitpid(child, 0)
+files.use(1, 2, 3)
+print(lease.path.exists())
+"""
+    assert finish(start(code, tmp_path, server.url)) == "True\n"
+
+
 def test_threads_that_ask_for_the_same_file_download_it_once(files: Files, server: FaultyServer) -> None:
     server.script([Fault("delay", seconds=0.1)])
     with ThreadPoolExecutor(8) as pool:

@@ -464,6 +464,26 @@ def test_a_shard_cut_after_the_split_was_opened_is_the_error_of_the_loop(tmp_pat
         list(make_loader(split, batch_size=2, shuffle=False, num_readers=2))
 
 
+@pytest.mark.parametrize("num_taken", [1, 3])
+@pytest.mark.parametrize("anew", ["seek", "iteration"])
+def test_a_loop_that_was_overtaken_ends_by_an_error_and_leaves_the_new_place_alone(
+    split: Split, num_taken: int, anew: str
+) -> None:
+    loader = make_loader(split, batch_size=4, shuffle=False)
+    overtaken = iter(loader)
+    for _ in range(num_taken):  # of 3
+        next(overtaken)
+    loader.seek(LoaderState(order=loader.order.identity, epoch=5, position=4))
+    if anew == "iteration":
+        next(newer := iter(loader))
+    state = loader.state()
+    with pytest.raises(RuntimeError, match="this one cannot go on"):
+        next(overtaken)
+    assert loader.state() == state
+    if anew == "iteration":
+        assert len(list(newer)) == 1
+
+
 def test_a_second_iteration_is_not_disturbed_by_one_that_was_left_open(directory: Path) -> None:
     split = StuckSplit(directory)
     loader = make_loader(split, batch_size=1, shuffle=False, ring_size=2)

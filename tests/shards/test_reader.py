@@ -138,6 +138,18 @@ def test_a_shard_changed_after_the_split_was_opened_is_an_error(directory: Path,
         split.sample(NUM_SAMPLES - 1)
 
 
+def test_a_shard_replaced_under_its_map_is_an_error_for_a_single_sample_too(directory: Path) -> None:
+    split = Split(directory)
+    split.sample(0)
+    path = Path(split.shard_of(0))
+    shutil.copy2(path, path.with_suffix(".new"))
+    path.with_suffix(".new").rename(path)
+    for read in (split.sample, split.meta):
+        with pytest.raises(ShardCorruptError, match="a shard was changed since the split was opened") as error:
+            read(0)
+        assert str(path) in str(error.value)
+
+
 def test_a_shard_that_is_a_link_is_followed_and_one_that_leads_nowhere_is_missing(directory: Path) -> None:
     shard = directory / "train-00001.tar"
     elsewhere = directory.with_name("elsewhere.tar")
