@@ -23,7 +23,7 @@ from rich.table import Table
 
 from mmsent.config import ClassWeights, ModelConfig, OrderKind, Precision, TrainConfig
 from preprocess.config import DatasetFormat, Decoder, DemoConfig, Part, PreprocessConfig, Preset, TestClips, preset
-from shards.errors import ExpectedError, describe
+from shards.errors import ExpectedError, ShardError, describe
 from shards.schema import MODALITIES, Modality, Storage
 
 if TYPE_CHECKING:
@@ -586,7 +586,7 @@ def evaluate_command(
 
 @app.command("bench")
 def bench_command(
-    shards: Annotated[Path, typer.Option(help="Folder of shards.")],
+    shards: Annotated[str, typer.Option(help="Folder of shards, on this machine.")],
     split: Annotated[str, typer.Option(help="Split whose shards are read.")] = "train",
     raw: Annotated[
         Path | None, typer.Option(metavar="MELD", help="The raw MELD folder: also time decoding on every access.")
@@ -616,6 +616,7 @@ def bench_command(
     from mmsent.plots import plot_timings
     from mmsent.verdict import verdict
     from preprocess.onthefly import on_the_fly_ways
+    from shards.remote import is_url
     from shards.store import open_split
     from shards.timing import measure
 
@@ -625,6 +626,9 @@ def bench_command(
         raise typer.BadParameter("--plot must be a PNG in a folder that exists")
     model_config = _checked(lambda: ModelConfig(text_encoder=text_encoder, video_weights=video_weights))
     train_config = _checked(lambda: TrainConfig(batch_size=batch_size, precision=precision, num_readers=readers))
+    if is_url(shards):
+        then = "copy the shards to a disk of this machine first, or look at `wait` in `mmsent train --shards URL`"
+        raise ShardError(describe("bench measures shards on this machine, not behind a URL", file=shards, then=then))
     chosen = open_split(shards, split)
     tried = sorted({*range(1, min(4, max(2, _num_cores())) + 1), readers})
     ways = loader_ways(chosen, num_samples=samples, batch_size=batch_size, readers=tried)

@@ -4,6 +4,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from mmsent.batch import allocate_pinned
+from mmsent.batch import Batch, allocate_pinned
 from mmsent.config import ModelConfig, TrainConfig
 from mmsent.feed import DeviceFeed
 from mmsent.precision import choose_device
 from mmsent.trainer import Trainer
 from shards.codec import ARRAY_MEMBERS, array_shapes, pixels
-from shards.errors import ExpectedError
+from shards.errors import ExpectedError, ShardError, describe
 from shards.loader import ShardLoader
 from shards.order import Shuffled
 from shards.reader import Split
@@ -151,7 +152,7 @@ class _TrainBench:
             self._split, self._split, Path(), model_config=self._model_config, train_config=self._train_config
         )
         trainer.model.train()
-        batch = next(iter(self._feed))
+        batch = self._first_batch()
         for _ in range(2):  # the first step allocates and tunes; one that takes long as it is says enough
             start = time.perf_counter()
             trainer.step(batch)
@@ -164,10 +165,19 @@ class _TrainBench:
     def run_headroom(self) -> int:
         """Train on one batch again and again."""
         assert self._trainer is not None
-        batch = next(iter(self._feed))
+        batch = self._first_batch()
         for _ in range(self._num_steps):
             self._trainer.step(batch)
         return self._num_steps * len(batch)
+
+    def _first_batch(self) -> Batch:
+        """Return the first batch of an epoch, a full one: a ragged one at its end would be another step."""
+        if len(self._split) < self._train_config.batch_size:
+            what = f"the split has {len(self._split)} samples, less than a batch of {self._train_config.batch_size}"
+            then = f"give `--batch-size {len(self._split)}` or less, or another `--split`"
+            raise ShardError(describe(what, file=self._split.source.location, then=then))
+        self._feed.seek(replace(self._feed.state(), position=0))
+        return next(iter(self._feed))
 
     def run_fed(self) -> int:
         """Train on the loader's batches, going on where the last time ended."""
