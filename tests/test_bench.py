@@ -204,3 +204,39 @@ def test_the_files_of_the_comparison_are_taken_away(tmp_path: Path, monkeypatch:
     with file_ways(Split(tmp_path / "train"), batch_size=2):
         assert len(list(tmp_path.glob("temporary/*/*.npy"))) == 9
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+@pytest.mark.parametrize("batch_size", [4, 5, 12])
+def test_the_trainer_has_full_batches_however_the_split_is_cut(shards: Path, batch_size: int) -> None:
+    """12 samples: the last batch of an epoch is ragged, or the epoch ends with it."""
+    ways = train_ways(
+        Split(shards / "train"),
+        model_config=ModelConfig(text_encoder="scratch", modalities=("text",)),
+        train_config=TrainConfig(batch_size=batch_size),
+        seconds=1e-3,
+    )
+    [headroom, fed] = ways
+    assert headroom.prepare is not None
+    headroom.prepare()
+    assert [headroom.run() for _ in range(4)] == 4 * [batch_size]
+    assert fed.run() > 0
+    assert headroom.run() == batch_size
+
+
+def test_a_split_smaller_than_a_batch_is_a_reason_not_to_measure_the_trainer(shards: Path) -> None:
+    [headroom, _] = train_ways(
+        Split(shards / "train"),
+        model_config=ModelConfig(text_encoder="scratch", modalities=("text",)),
+        train_config=TrainConfig(batch_size=13),
+        seconds=1e-3,
+    )
+    assert headroom.prepare is not None
+    with pytest.raises(ShardError, match="the split has 12 samples, less than a batch of 13"):
+        headroom.prepare()
+
+
+def test_shards_behind_a_url_are_not_measured() -> None:
+    result = mmsent("bench", "--shards", "s3://bucket/shards")
+    assert result.returncode == 1
+    assert "bench measures shards on this machine, not behind a URL" in result.stderr
+    assert "s3://bucket/shards" in result.stderr
