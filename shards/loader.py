@@ -25,7 +25,7 @@ Allocate = Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]]
 """Makes the memory of a batch, for example page-locked for a GPU. Called once per array and ring slot."""
 
 _WINDOW = 8192
-"""Places of an epoch whose order is computed at once: per sample that costs a tenth of what it does batch by batch."""
+"""Places of an epoch whose order is computed at once: many at a time cost less each than batch by batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,7 @@ class ShardLoader:
             world_size: Processes that share every global batch.
             num_readers: Threads that copy, all into the batch that is needed first.
             ring_size: Batches in memory, the one in use included; at least 2, so that one is filled meanwhile.
-            check: Compare every sample with its CRC-32: a third of the speed.
+            check: Compare every sample with its CRC-32: a quarter of the speed (`benchmarks/copying.py`).
             allocate: Makes the arrays.
 
         Raises:
