@@ -526,12 +526,17 @@ def train_command(
         )
     )
     with _progress("{task.fields[info]}") as progress:
-        task = progress.add_task("epoch 1", total=None, info="")
+        task = progress.add_task("epoch 1", total=None, info="", visible=False)  # what comes before may be an error
 
         def on_step(info: "StepInfo") -> None:
             text = f"loss {info.loss:.3f}  {info.samples_per_second:.0f} samples/s  wait {info.wait_share:.1%}"
             progress.update(
-                task, description=f"epoch {info.epoch + 1}", completed=info.step, total=info.num_steps, info=text
+                task,
+                description=f"epoch {info.epoch + 1}",
+                completed=info.step,
+                total=info.num_steps,
+                info=text,
+                visible=True,
             )
 
         def on_epoch(result: "EpochResult") -> None:

@@ -16,7 +16,7 @@ from mmsent.encoders import AudioEncoder, TextEncoder, VideoEncoder, load_r3d_18
 from mmsent.errors import EncoderError
 from shards.errors import describe
 from shards.foreign import UNKNOWN
-from shards.schema import SCRATCH, FeatureSpec, LabelSet, Modality
+from shards.schema import SCRATCH, FeatureSpec, LabelSet, Modality, TextSpec
 
 __all__ = ["MultimodalModel"]
 
@@ -54,6 +54,8 @@ class MultimodalModel(nn.Module):
         self.encoders = nn.ModuleDict()
         self._frozen: list[nn.Module] = []
         self._finetuned: list[nn.Module] = []
+        if pretrained and "text" in config.modalities:
+            _check_tokenizer(config.text_encoder, spec.text)  # before weights are downloaded, perhaps in vain
         for name in config.modalities:
             self.encoders[name] = self._encoder(name, spec, text_config, pretrained=pretrained)
         fused = config.feature_dim * len(config.modalities)
@@ -137,20 +139,6 @@ class MultimodalModel(nn.Module):
             backbone = load_r3d_18(config.video_weights if pretrained else "none")
             self._sort(name, backbone, from_scratch=config.video_weights == "none")
             return VideoEncoder(backbone, feature_dim=config.feature_dim, dropout=config.encoder_dropout)
-        if pretrained and spec.text.tokenizer == UNKNOWN and config.text_encoder != SCRATCH:
-            what = "it is not known which tokenizer made the tokens of these shards, which another program wrote"
-            then = f"pass `--text-encoder {SCRATCH}`, which learns any tokens, or leave text out of `--modalities`"
-            raise EncoderError(describe(what, then=then))
-        if pretrained and _tokenizer_name(config.text_encoder) != spec.text.tokenizer != UNKNOWN:
-            what = (
-                f"the shards were tokenized for text encoder {spec.text.tokenizer!r}, "
-                f"the model asks for {config.text_encoder!r}"
-            )
-            then = (
-                f"pass `--text-encoder {spec.text.tokenizer}`, "
-                f"or make shards with `mmsent preprocess --text-encoder {config.text_encoder}`"
-            )
-            raise EncoderError(describe(what, then=then))
         backbone = load_text_model(config.text_encoder, config=text_config if not pretrained else None, spec=spec.text)
         self._sort(name, backbone, from_scratch=config.text_encoder == SCRATCH)
         return TextEncoder(backbone, hidden_dim=backbone.config.hidden_size, feature_dim=config.feature_dim)
@@ -160,6 +148,25 @@ class MultimodalModel(nn.Module):
         if from_scratch:
             return
         (self._finetuned if name in self.config.train_encoders else self._frozen).append(backbone)
+
+
+def _check_tokenizer(text_encoder: str, spec: TextSpec) -> None:
+    """Refuse shards whose tokens are not those of the text encoder; needs no network.
+
+    Raises:
+        EncoderError: with what was asked for, what the shards were made for, and what to do.
+    """
+    if spec.tokenizer == UNKNOWN and text_encoder != SCRATCH:
+        what = "it is not known which tokenizer made the tokens of these shards, which another program wrote"
+        then = f"pass `--text-encoder {SCRATCH}`, which learns any tokens, or leave text out of `--modalities`"
+        raise EncoderError(describe(what, then=then))
+    if _tokenizer_name(text_encoder) != spec.tokenizer != UNKNOWN:
+        what = f"the shards were tokenized for text encoder {spec.tokenizer!r}, the model asks for {text_encoder!r}"
+        then = (
+            f"pass `--text-encoder {spec.tokenizer}`, "
+            f"or make shards with `mmsent preprocess --text-encoder {text_encoder}`"
+        )
+        raise EncoderError(describe(what, then=then))
 
 
 def _tokenizer_name(text_encoder: str) -> str:

@@ -143,3 +143,10 @@ def test_encoders_to_train_that_would_change_nothing_are_refused(values: dict[st
 def test_numbers_that_make_no_run_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(values))):
         TrainConfig(**values)
+
+
+def test_another_tokenizer_is_refused_before_any_weights_are_fetched() -> None:
+    """No network and no weights here: asked for first, the Kinetics weights would be the error."""
+    config = ModelConfig(text_encoder="bert-base-uncased", video_weights="/no/such/weights.pth")
+    with pytest.raises(EncoderError, match="the shards were tokenized for text encoder 'scratch'"):
+        MultimodalModel(config, spec=make_spec(), label_sets=MELD_LABELS, pretrained=True)
