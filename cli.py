@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import shlex
-import statistics
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,24 +15,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
+from drawing import (
+    epoch_line,
+    print_checks,
+    print_diagnosis,
+    print_estimate,
+    print_evaluation,
+    print_next,
+    print_reports,
+    print_timings,
+    size_text,
+    stderr,
+    stdout,
+)
 from mmsent.config import ClassWeights, ModelConfig, OrderKind, Precision, TrainConfig
 from preprocess.config import DatasetFormat, Decoder, DemoConfig, Part, PreprocessConfig, Preset, TestClips, preset
 from shards.errors import ExpectedError, ShardError, describe
 from shards.schema import MODALITIES, Modality, Storage
 
 if TYPE_CHECKING:
-    from mmsent.report import Evaluation
     from mmsent.trainer import EpochResult, StepInfo
-    from preprocess.doctor import Diagnosis
-    from preprocess.estimate import Estimate
-    from preprocess.report import SplitReport
     from shards.cache import ShardCache
-    from shards.timing import Group, Timing
     from shards.verify import SplitCheck
 
 __all__ = ["app", "main"]
@@ -48,8 +53,6 @@ app = typer.Typer(
 )
 
 _LOG = logging.getLogger(__name__)
-_out = Console()
-_err = Console(stderr=True)
 
 _DEMO = DemoConfig()
 _PREPROCESS = PreprocessConfig()
@@ -62,9 +65,6 @@ _DISK_TROUBLE = {
     errno.ENOTEMPTY, errno.EPERM, errno.EROFS,
 }  # fmt: skip
 """What a disk or its owner may do to any file at any time, where no nearer message was written for it."""
-
-_FIRST = 3
-"""Findings of a kind that are shown; `--json` and `--html` have the others."""
 
 _CACHE_GIGABYTES = 20.0
 
@@ -86,18 +86,18 @@ def main() -> None:
         app()
     except ExpectedError as exc:
         first, *rest = str(exc).splitlines()
-        _err.print(f"[bold red]error:[/] {escape(first)}", highlight=False, soft_wrap=True)
+        stderr.print(f"[bold red]error:[/] {escape(first)}", highlight=False, soft_wrap=True)
         for line in rest:
-            _err.print(escape(line), highlight=False, soft_wrap=True)
+            stderr.print(escape(line), highlight=False, soft_wrap=True)
         sys.exit(1)
     except OSError as exc:
         if exc.errno not in _DISK_TROUBLE:
             raise
-        _err.print(f"[bold red]error:[/] {escape(exc.strerror or str(exc))}", highlight=False, soft_wrap=True)
+        stderr.print(f"[bold red]error:[/] {escape(exc.strerror or str(exc))}", highlight=False, soft_wrap=True)
         if exc.filename:
-            _err.print(f"  file: {escape(str(exc.filename))}", highlight=False, soft_wrap=True)
+            stderr.print(f"  file: {escape(str(exc.filename))}", highlight=False, soft_wrap=True)
         then = "check the path, its permissions and the free space, and run the same command again"
-        _err.print(f"  next: {then}", highlight=False, soft_wrap=True)
+        stderr.print(f"  next: {then}", highlight=False, soft_wrap=True)
         sys.exit(1)
 
 
@@ -114,7 +114,7 @@ class _LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line on standard error."""
         level = f"[yellow]{record.levelname.lower()}:[/] " if record.levelno >= logging.WARNING else ""
-        _err.print(f"{level}{escape(self.format(record))}", highlight=False, soft_wrap=True)
+        stderr.print(f"{level}{escape(self.format(record))}", highlight=False, soft_wrap=True)
 
 
 @app.command("make-demo")
@@ -142,9 +142,9 @@ def make_demo_command(
         _print_json(asdict(summary))
         return
     rows = ", ".join(f"{split} {count}" for split, count in summary.num_rows.items())
-    size = f"{summary.num_clips} clips, {summary.footage_seconds:.0f} s of footage, {_bytes(summary.total_bytes)}"
-    _out.print(f"Demo data set in {escape(str(directory))}: {size}; rows: {rows}", highlight=False, soft_wrap=True)
-    _next(f"mmsent preprocess {shlex.quote(str(directory))} --out SHARDS --text-encoder scratch")
+    size = f"{summary.num_clips} clips, {summary.footage_seconds:.0f} s of footage, {size_text(summary.total_bytes)}"
+    stdout.print(f"Demo data set in {escape(str(directory))}: {size}; rows: {rows}", highlight=False, soft_wrap=True)
+    print_next(f"mmsent preprocess {shlex.quote(str(directory))} --out SHARDS --text-encoder scratch")
 
 
 @app.command("doctor")
@@ -186,9 +186,9 @@ def doctor_command(
     if as_json:
         _print_json(diagnosis_to_json(diagnosis))
     else:
-        _print_diagnosis(diagnosis)
+        print_diagnosis(diagnosis)
         if html is not None:
-            _out.print(f"Report: {escape(str(html))}", highlight=False, soft_wrap=True)
+            stdout.print(f"Report: {escape(str(html))}", highlight=False, soft_wrap=True)
     if diagnosis.count("error"):
         raise typer.Exit(1)
 
@@ -303,7 +303,7 @@ def preprocess_command(
         if as_json:
             _print_json({**asdict(estimate), "fits": estimate.fits})
         else:
-            _print_estimate(estimate, out, part=share, num_workers=num_workers)
+            print_estimate(estimate, out, part=share, num_workers=num_workers)
         return
     with _progress_by_name() as on_progress:
         made = build_shards(
@@ -325,17 +325,17 @@ def preprocess_command(
         return
     if missing := [name for item in made.values() for name in item.shards_missing]:
         num_made = sum(item.shards_made for item in made.values())
-        _out.print(
+        stdout.print(
             f"Part {share.number} of {share.count} is done, {num_made} shards made. Other parts are not: "
             f"{len(missing)} shards are missing, {missing[0]} for one.",
             highlight=False,
             soft_wrap=True,
         )
-        _next("the other parts; whichever ends last finishes the splits. Made apart, copy them together and run")
-        _out.print(f"  mmsent index {shlex.quote(str(out))}", highlight=False, soft_wrap=True)
+        print_next("the other parts; whichever ends last finishes the splits. Made apart, copy them together and run")
+        stdout.print(f"  mmsent index {shlex.quote(str(out))}", highlight=False, soft_wrap=True)
         return
-    _print_reports(reports, out)
-    _next(f"mmsent train --shards {shlex.quote(str(out))} --out RUN{_encoder_option(text_encoder)}")
+    print_reports(reports, out)
+    print_next(f"mmsent train --shards {shlex.quote(str(out))} --out RUN{_encoder_option(text_encoder)}")
 
 
 @app.command("index")
@@ -374,8 +374,8 @@ def index_command(
         _print_json(found)
         return
     words = ", ".join(f"{split} {count} shards" for split, count in found.items())
-    _out.print(f"Finished: {words}", highlight=False, soft_wrap=True)
-    _next(f"mmsent verify {shlex.quote(str(shards))}")
+    stdout.print(f"Finished: {words}", highlight=False, soft_wrap=True)
+    print_next(f"mmsent verify {shlex.quote(str(shards))}")
 
 
 @app.command("verify")
@@ -417,7 +417,7 @@ def verify_command(
     checks = check_all()
     if repair is not None and any(check.problems for check in checks):
         if not as_json:
-            _print_checks(checks, repair=True)
+            print_checks(checks, repair=True)
         broken = {check.split: check.broken_shards for check in checks}
         out = shards.parent if (shards / INDEX_NAME).is_file() else shards
         restore_tables(out, [check.split for check in checks if check.only_table_broken])
@@ -428,7 +428,7 @@ def verify_command(
     if as_json:
         _print_json({check.split: asdict(check) for check in checks})
     else:
-        _print_checks(checks, repair=False)
+        print_checks(checks, repair=False)
     if any(check.problems for check in checks):
         raise typer.Exit(1)
 
@@ -540,7 +540,7 @@ def train_command(
             )
 
         def on_epoch(result: "EpochResult") -> None:
-            progress.console.print(_epoch_line(result), highlight=False, soft_wrap=True)
+            progress.console.print(epoch_line(result), highlight=False, soft_wrap=True)
 
         result = train(
             shards,
@@ -556,13 +556,13 @@ def train_command(
         _print_json(asdict(result))
         return
     why = "validation loss stopped falling" if result.stopped_early else "all epochs done"
-    _out.print(
+    stdout.print(
         f"{len(result.epochs)} epoch{'s' * (len(result.epochs) > 1)} on {result.device} in {result.precision} ({why}); "
         f"best is epoch {result.best_epoch + 1}: {escape(str(out / 'best.safetensors'))}",
         highlight=False,
         soft_wrap=True,
     )
-    _next(f"mmsent evaluate --shards {shlex.quote(shards)} --run {shlex.quote(str(out))} --split test")
+    print_next(f"mmsent evaluate --shards {shlex.quote(shards)} --run {shlex.quote(str(out))} --split test")
 
 
 @app.command("evaluate")
@@ -586,7 +586,7 @@ def evaluate_command(
     if as_json:
         _print_json(evaluation.to_json())
         return
-    _print_evaluation(evaluation)
+    print_evaluation(evaluation)
 
 
 @app.command("bench")
@@ -618,6 +618,7 @@ def bench_command(
     Example: `mmsent bench --shards data/shards --plot bench.png`
     """
     from mmsent.bench import file_ways, loader_ways, train_ways
+    from mmsent.machine import describe_machine, describe_samples
     from mmsent.plots import plot_timings
     from mmsent.verdict import verdict
     from preprocess.onthefly import on_the_fly_ways
@@ -635,6 +636,7 @@ def bench_command(
         then = "copy the shards to a disk of this machine first, or look at `wait` in `mmsent train --shards URL`"
         raise ShardError(describe("bench measures shards on this machine, not behind a URL", file=shards, then=then))
     chosen = open_split(shards, split)
+    measured_on = {"machine": describe_machine(), "samples": describe_samples(chosen, batch_size=batch_size)}
     tried = sorted({*range(1, min(4, max(2, _num_cores())) + 1), readers})
     ways = loader_ways(chosen, num_samples=samples, batch_size=batch_size, readers=tried)
     with file_ways(chosen, batch_size=batch_size) as from_files, _progress_by_name() as on_progress:
@@ -647,197 +649,16 @@ def bench_command(
     if plot is not None:
         plot_timings(timings, plot)
     if as_json:
-        _print_json({"timings": [asdict(timing) for timing in timings], "verdict": words})
+        measured = [{**asdict(timing), "median": timing.median} for timing in timings]
+        _print_json({**measured_on, "rounds": rounds, "timings": measured, "verdict": words})
         return
-    _print_timings(timings)
+    print_timings(timings)
+    for line in measured_on.values():
+        stdout.print(escape(line), highlight=False, soft_wrap=True)
     for line in words:
-        _out.print(f"- {escape(line)}", highlight=False, soft_wrap=True)
+        stdout.print(f"- {escape(line)}", highlight=False, soft_wrap=True)
     if plot is not None:
-        _out.print(f"Chart: {escape(str(plot))}", highlight=False, soft_wrap=True)
-
-
-def _print_diagnosis(diagnosis: "Diagnosis") -> None:
-    table = Table(title=f"MELD in {escape(str(diagnosis.root))}")
-    for column in ("split", "rows", "clips", "annotations", "clip folder"):
-        table.add_column(column, overflow="fold")
-    for item in diagnosis.splits:
-        counts = (f"{item.num_rows:,} of {item.official_rows:,}", f"{item.num_clips:,} of {item.official_clips:,}")
-        table.add_row(item.name, *counts, escape(item.csv), escape(item.clip_folder or "none"))
-    _out.print(table)
-    line = partial(_out.print, highlight=False, soft_wrap=True)
-    for item in diagnosis.splits:
-        line(f"{item.name} text: {escape(item.text_form)}{', byte for byte' if item.table else ''}")
-    groups = diagnosis.by_detector()
-    for severity, colour in (("error", "red"), ("warning", "yellow"), ("note", "blue")):
-        for name, group in groups.items():
-            if group[0].severity == severity:
-                line(f"\n[{colour}]{severity}[/] [bold]{name}[/]: {escape(group[0].title)} ({len(group):,})")
-                for finding in group[:_FIRST]:
-                    line(f"  {escape(finding.where)}: {escape(finding.detail)}")
-                if len(group) > _FIRST:
-                    line(f"  and {len(group) - _FIRST:,} more")
-    for problem, entries in diagnosis.by_problem().items():
-        line(f"\n[bold]publicly known[/]: {escape(problem)} ({len(entries):,}) {escape(' '.join(entries[0].links))}")
-        for entry in entries[:_FIRST]:
-            line(f"  {entry.split} {escape(entry.clip)}: {escape(entry.verdict)}")
-        if len(entries) > _FIRST:
-            confirmed = sum(bool(entry.confirmed_by) for entry in entries)
-            line(f"  and {len(entries) - _FIRST:,} more; of all, {confirmed:,} confirmed")
-    counted = ", ".join(f"{diagnosis.count(severity):,} {severity}s" for severity in ("error", "warning", "note"))
-    line(f"\n{counted} ({'every clip was opened' if diagnosis.deep else 'headers only; --deep opens every clip'})")
-
-
-def _print_reports(reports: list["SplitReport"], out: Path) -> None:
-    table = Table(title=f"Shards in {escape(str(out))}")
-    for column in ("split", "rows", "samples", *MODALITIES, "made", "kept", "size"):
-        table.add_column(column, justify="left" if column == "split" else "right")
-    for item in reports:
-        usable = [str(item.usable[name]) for name in MODALITIES]
-        kept = item.num_shards - item.num_shards_made
-        table.add_row(
-            item.split, str(item.num_rows), str(item.num_samples), *usable, str(item.num_shards_made), str(kept),
-            _bytes(item.num_bytes),
-        )  # fmt: skip
-    _out.print(table)
-    events = Table(title="What was found", show_lines=False)
-    for column in ("split", "what", "count", "first of them"):
-        events.add_column(column, justify="right" if column == "count" else "left", overflow="fold")
-    for item in reports:
-        for what, details in _events(item).items():
-            events.add_row(item.split, what, str(len(details)), escape(details[0]))
-    if events.row_count:
-        _out.print(events)
-    where = escape(str(out / "report.json"))
-    what = "Row by row" if events.row_count else "Nothing odd was found. Row by row"
-    _out.print(f"{what}: {where}", highlight=False, soft_wrap=True)
-
-
-def _events(item: "SplitReport") -> dict[str, list[str]]:
-    """Group everything odd about a split by what it is."""
-    events: dict[str, list[str]] = {}
-    for absent in item.absent:
-        why = absent.reason.partition(":")[0]
-        events.setdefault(f"no {absent.modality}: {why}", []).append(f"{absent.key}: {absent.reason}")
-    for note in item.notes:
-        events.setdefault(note.kind.replace("_", " "), []).append(f"{note.key}: {note.detail}")
-    for what, files in (("clip without a row", item.orphan_clips), ("file that is no clip", item.ignored_files)):
-        if files:
-            events[what] = files
-    return events
-
-
-def _print_estimate(estimate: "Estimate", out: Path, *, part: Part, num_workers: int) -> None:
-    share = f", part {part.number} of {part.count}" if part.count > 1 else ""
-    table = Table(title=f"What preprocessing would take{share}", show_header=False)
-    table.add_column(justify="left")
-    table.add_column(justify="right")
-    hours = f"{estimate.annotated_hours:.2f} hours by the annotations"
-    table.add_row("rows", f"{estimate.num_rows:,}")
-    table.add_row("clips", f"{estimate.num_clips:,}, {_bytes(estimate.clip_bytes)}, {hours}")
-    for name, size in estimate.shard_bytes.items():
-        table.add_row(f"shards: {'all the rest' if name == 'text' else name}", _bytes(size))
-    table.add_row("shards in all", _bytes(sum(estimate.shard_bytes.values())))
-    if estimate.num_rows_done:
-        table.add_row("rows in finished shards", f"{estimate.num_rows_done:,}")
-        table.add_row("more disk than now", _bytes(max(0, estimate.needed_bytes)))
-    table.add_row("free disk", _bytes(estimate.free_bytes))
-    rate = f"{estimate.clips_per_second:.1f} clips/s on {num_workers} workers, from {estimate.clips_measured} clips"
-    table.add_row("measured", rate if estimate.clips_measured else "nothing is to be decoded")
-    table.add_row("time for the rest", f"{estimate.minutes:.1f} minutes")
-    _out.print(table)
-    if not estimate.fits:
-        _LOG.warning(
-            "the disk of %s has no room for these shards: fewer --frames, a smaller --size or --storage jpeg", out
-        )
-
-
-def _print_checks(checks: list["SplitCheck"], *, repair: bool) -> None:
-    table = Table("split", "shards", "samples", "size", "problems")
-    for check in checks:
-        found = f"[red]{len(check.problems)}[/]" if check.problems else "[green]none[/]"
-        table.add_row(check.split, str(check.num_shards), str(check.num_samples), _bytes(check.num_bytes), found)
-    _out.print(table)
-    for check in checks:
-        for problem in check.problems:
-            _out.print(f"[red]{escape(problem.file)}[/]: {escape(problem.what)}", highlight=False, soft_wrap=True)
-    if not repair and any(check.problems for check in checks):
-        _next("copy these files again, or make them again with `mmsent verify SHARDS --repair DATA`")
-
-
-def _print_evaluation(evaluation: "Evaluation") -> None:
-    for task, item in evaluation.scores.items():
-        table = Table(title=f"{task} on {evaluation.split}, {item.num_samples} samples")
-        for column in ("class", "precision", "recall", "F1", "samples", "predicted"):
-            table.add_column(column, justify="left" if column == "class" else "right")
-        for one in item.classes:
-            values = (f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}", str(one.support))
-            table.add_row(escape(one.name), *values, str(one.num_predicted))
-        _out.print(table)
-        base = item.baseline
-        _out.print(
-            f"weighted F1 [bold]{item.weighted_f1:.3f}[/], macro F1 {item.macro_f1:.3f}, accuracy {item.accuracy:.3f}; "
-            f"always '{escape(base.label)}': {base.weighted_f1:.3f}, {base.macro_f1:.3f}, {base.accuracy:.3f}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        if item.never_predicted:
-            names = ", ".join(item.never_predicted)
-            _err.print(f"[yellow]warning:[/] never predicted: {escape(names)}", highlight=False, soft_wrap=True)
-    _out.print(
-        f"Weights of epoch {evaluation.epoch + 1}, chosen on dev. All in {escape(str(evaluation.directory))}",
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-def _print_timings(timings: list["Timing"]) -> None:
-    from mmsent.verdict import three_figures
-
-    table = Table(title="Samples per second, medians", caption=_TIMINGS_CAPTION, caption_justify="left")
-    for column in ("way", "samples/s", "from", "to", "of\nlimit", "CPU s\n/1,000"):
-        table.add_column(column, justify="left" if column == "way" else "right", overflow="fold")
-    limits = {
-        timing.group: timing for timing in timings if timing.kind in ("limit", "headroom") and timing.samples_per_second
-    }
-    group = ""
-    for timing in sorted(timings, key=lambda timing: list(_GROUPS).index(timing.group)):
-        if timing.group != group:
-            group = timing.group
-            table.add_section()
-            table.add_row(f"[bold]{_GROUPS[timing.group]}[/]")
-        if timing.failure:
-            table.add_row(escape(timing.name), "—")
-            continue
-        share = f"{timing.times(limits[group]):.2f}" if group in limits else ""
-        seconds = statistics.median(timing.cpu_seconds_per_1000)
-        cpu = f"{seconds:.3f}" if seconds < 1 else three_figures(seconds)
-        table.add_row(escape(timing.name), *map(three_figures, (timing.median, *timing.spread)), share, cpu)
-    _out.print(table)
-    for failure in dict.fromkeys(timing.failure for timing in timings if timing.failure):
-        names = "; ".join(timing.name for timing in timings if timing.failure == failure)
-        _out.print(f"Not measured: {escape(names)}: {escape(failure)}", highlight=False, soft_wrap=True)
-
-
-_GROUPS: dict["Group", str] = {
-    "loading": "batches in memory",
-    "reading": "…and every byte read",
-    "decoding": "samples from raw clips",
-    "training": "training",
-}
-
-
-_TIMINGS_CAPTION = (
-    "Of limit: of copying memory; in training, of a model that never waits. Every byte read: once, by one thread, as "
-    "whoever uses a batch must. CPU: seconds of all threads and workers for 1,000 samples."
-)
-
-
-def _epoch_line(result: "EpochResult") -> str:
-    scores = " ".join(f"{task} {value:.3f}" for task, value in result.dev_weighted_f1.items())
-    return (
-        f"epoch {result.epoch + 1}  train {result.train_loss:.3f}  dev {result.dev_loss:.3f}  wF1 {scores}  "
-        f"{result.samples_per_second:.0f}/s  wait {result.wait_share:.1%}{'  best' if result.best else ''}"
-    )
+        stdout.print(f"Chart: {escape(str(plot))}", highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -845,7 +666,7 @@ def _progress(info: str = "{task.speed:.1f}/s") -> Iterator[Progress]:
     """Show progress on standard error; where that is no terminal, the bars appear once, in their last state."""
     rate = TextColumn(info) if "speed" not in info else _RateColumn("")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-    with Progress(*columns, console=_err, disable=False, transient=False, speed_estimate_period=60) as progress:
+    with Progress(*columns, console=stderr, disable=False, transient=False, speed_estimate_period=60) as progress:
         yield progress
 
 
@@ -878,10 +699,6 @@ def _move(progress: Progress, task: TaskID, done: int, total: int) -> None:
 
 def _print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
-
-
-def _next(command: str) -> None:
-    _out.print(f"Next: {escape(command)}", highlight=False, soft_wrap=True)
 
 
 def _encoder_option(name: str) -> str:
@@ -946,12 +763,3 @@ def _part(text: str) -> Part:
 def _num_cores() -> int:
     """Return the cores this process may use, which in a container are fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

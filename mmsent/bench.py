@@ -59,10 +59,11 @@ def loader_ways(split: Split, *, num_samples: int, batch_size: int, readers: Seq
         np.empty((batch_size, int(np.prod(shapes[name])) * ARRAY_MEMBERS[name].itemsize), np.uint8) for name in shapes
     ]
     ways = []
+    what = "memory" if split.spec.video.storage == "raw" else "the JPEGs"  # the loader also decodes them
     choices: tuple[tuple[Group, Look], ...] = (("loading", _glance), ("reading", _read_all))
     for group, look in choices:
         copy = partial(_repeat, partial(_copy, views, batch, look), num_passes)
-        ways.append(Way(name="copying memory, one thread", kind="limit", group=group, run=copy))
+        ways.append(Way(name=f"copying {what}, one thread", kind="limit", group=group, run=copy))
         for num_readers, loader in loaders.items():
             name = f"mmsent, {num_readers} reader{'s' * (num_readers > 1)}"
             run = partial(_repeat, partial(_iterate, loader, look), num_passes)

@@ -8,6 +8,7 @@ __all__ = [
     "FormatVersionError",
     "GaveUpError",
     "RemoteError",
+    "RemoteMissingError",
     "ShardCorruptError",
     "ShardError",
     "SpecMismatchError",
@@ -36,6 +37,10 @@ class RemoteError(ShardError):
 
 class GaveUpError(RemoteError):
     """A request that still failed after all tries, for a reason that may pass."""
+
+
+class RemoteMissingError(RemoteError):
+    """A server that answers has no such file or folder."""
 
 
 class CacheFullError(ShardError):

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from shards.errors import GaveUpError, RemoteError, describe
+from shards.errors import GaveUpError, RemoteError, RemoteMissingError, describe
 
 __all__ = ["RemoteFolder", "RetryPolicy", "is_url"]
 
@@ -119,10 +119,10 @@ class RemoteFolder:
                     content = bytes(system.cat_file(path, start=start, end=end))
                 except Exception as exc:
                     if _status(exc) == 416:  # it begins where the file ends
-                        raise _EndsEarlyError(f"it ends after {start:,} of {num_bytes:,} bytes") from exc
+                        raise EndsEarlyError(f"it ends after {start:,} of {num_bytes:,} bytes") from exc
                     raise
                 if not content:
-                    raise _EndsEarlyError(f"it ends after {start:,} of {num_bytes:,} bytes")
+                    raise EndsEarlyError(f"it ends after {start:,} of {num_bytes:,} bytes")
                 return content if len(content) <= end - start else content[start:num_bytes]
 
             piece = self._retried(url, ask)
@@ -138,7 +138,7 @@ class RemoteFolder:
             except Exception as exc:  # every driver has its own kinds, and they share no base
                 reason = _reason(exc)
                 if not _may_pass(exc):
-                    raise RemoteError(_permanent(exc, url)) from exc
+                    raise _permanent(exc, url) from exc
                 if num_failures >= self.retries.num_tries:
                     what = f"gave up after {num_failures} tries, the last of which failed with {reason}"
                     then = "see whether the server answers, then run the same command again"
@@ -149,7 +149,7 @@ class RemoteFolder:
         raise AssertionError("counting ends only by a return or an error")
 
 
-class _EndsEarlyError(EOFError):
+class EndsEarlyError(EOFError):
     """A file or an answer that is shorter than it should be."""
 
 
@@ -227,15 +227,19 @@ def _reason(exc: BaseException) -> str:
     return f"{type(exc).__name__}{f' (HTTP status {status})' if status else ''}{f': {text}' if text else ''}"
 
 
-def _permanent(exc: Exception, url: str) -> str:
-    """Describe a failure that trying again does not mend."""
+def _permanent(exc: Exception, url: str) -> RemoteError:
+    """Return the error for a failure that trying again does not mend."""
     status = _status(exc)
     if isinstance(exc, ImportError):
         what = f"the driver of {url.partition('://')[0]}:// is not installed: {exc}"
-        return describe(what, file=url, then="install what it names, or mmsent with its extra: pip install '.[remote]'")
+        then = "install what it names, or mmsent with its extra: pip install '.[remote]'"
+        return RemoteError(describe(what, file=url, then=then))
     if isinstance(exc, FileNotFoundError) or status == 404:
-        return describe("there is no such file or folder", file=url, then="check the URL")
+        return RemoteMissingError(describe("there is no such file or folder", file=url, then="check the URL"))
     if isinstance(exc, PermissionError) or status in (401, 403) or "Credentials" in type(exc).__name__:
-        then = "check the credentials: fsspec's driver takes them from its own environment variables and files"
-        return describe(f"may not be read: {_reason(exc)}", file=url, then=then)
-    return describe(f"cannot be read: {_reason(exc)}", file=url, then="check the URL and the driver's settings")
+        then = (
+            "check the credentials, which the driver takes from its own environment variables: docs/remote.md has them"
+        )
+        return RemoteError(describe(f"may not be read: {_reason(exc)}", file=url, then=then))
+    then = "check the URL and the driver's settings"
+    return RemoteError(describe(f"cannot be read: {_reason(exc)}", file=url, then=then))

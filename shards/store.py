@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from shards.cache import ShardCache
-from shards.errors import GaveUpError, RemoteError, ShardError, describe
+from shards.errors import GaveUpError, RemoteError, RemoteMissingError, ShardError, describe
 from shards.index import INDEX_NAME, split_directories
 from shards.maps import LocalSource, Source
 from shards.reader import Split
@@ -42,9 +42,10 @@ def split_sources(location: str | Path, *, cache: ShardCache | None = None) -> d
         else:
             found[name] = RemoteSource(root.child(name), cache)
     if not found:
+        if failure is not None and not isinstance(failure, RemoteMissingError):
+            raise failure  # it says why nothing may be read there, and what to do
         then = "give the URL of the folder that `mmsent preprocess --out` made"
-        why = f": {str(failure).splitlines()[0]}" if failure is not None else ""
-        what = f"no finished split is here; looked for {', '.join(SPLITS)} with an {INDEX_NAME}{why}"
+        what = f"no finished split is here; looked for {', '.join(SPLITS)} with an {INDEX_NAME}"
         raise ShardError(describe(what, file=location, then=then)) from failure
     return found
 

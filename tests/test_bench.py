@@ -240,3 +240,13 @@ def test_shards_behind_a_url_are_not_measured() -> None:
     assert result.returncode == 1
     assert "bench measures shards on this machine, not behind a URL" in result.stderr
     assert "s3://bucket/shards" in result.stderr
+
+
+def test_it_says_what_was_measured_on_what(shards: Path) -> None:
+    result = mmsent("bench", "--shards", shards, "--json", *SCRATCH, *TINY)
+    assert result.returncode == 0, result.stderr
+    value = json.loads(result.stdout)
+    assert re.match(r"\d+ cores of .+, torch \d", value["machine"])
+    assert value["samples"].endswith("12 samples of frames 4x16x16x3, log-mel 6x10, tokens 12; batches of 4")
+    assert value["rounds"] == 1
+    assert all(item["median"] > 0 for item in value["timings"] if not item["failure"])

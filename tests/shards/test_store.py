@@ -103,8 +103,17 @@ def _few_tries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_driver_that_is_not_there_is_named(cache: ShardCache) -> None:
-    with pytest.raises(ShardError, match=r"(?s)no finished split is here.*cannot be read.*nonsense.*nonsense://a"):
+    with pytest.raises(ShardError, match=r"(?s)^cannot be read.*nonsense.*nonsense://a.*driver"):
         split_sources("nonsense://a", cache=cache)
+
+
+def test_a_server_that_lets_nobody_read_is_an_error_about_credentials(cache: ShardCache) -> None:
+    forbidden = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", b""
+    with (
+        FaultyServer(lambda request: forbidden) as server,
+        pytest.raises(RemoteError, match=r"(?s)^may not be read.*403.*next: check the credentials.*docs/remote.md"),
+    ):
+        split_sources(server.url, cache=cache)
 
 
 @pytest.mark.usefixtures("_few_tries")
