@@ -3,6 +3,7 @@
 Nothing in a tar is changed. What the tars do not tell is `unknown` in the spec, see `shards.foreign`.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from shards.schema import FeatureSpec, LabelSet
 from shards.table import row_dtype, write_table
 
 __all__ = ["AdoptedSplit", "adopt_tars"]
+
+_LOG = logging.getLogger(__name__)
 
 _MAX_LABELS = 1000
 """Of a task. More are captions or numbers rather than classes."""
@@ -62,6 +65,11 @@ def adopt_tars(
     for folder, shards in found.items():
         if not sum(shard.num_samples for shard in shards):
             raise ShardError(describe("there are no samples in these tars", file=folder, then="`tar tf` lists a tar"))
+    for (first, second), keys in common.shared.items():
+        _LOG.warning(
+            "%d samples are in %s and in %s, %s for one: scores on the second flatter what is trained on the first",
+            len(keys), first, second, keys[0],
+        )  # fmt: skip
     label_sets = [book.label_set(directory) for book in common.books]
     return tuple(_write(folder, shards, common.spec(), label_sets) for folder, shards in found.items())
 
@@ -93,6 +101,7 @@ def _scan_all(
                 what = f"{sample.key} is also in {keys[sample.key]}"
                 raise ShardError(describe(what, file=path, then="give each sample of a split a key of its own"))
             rows.append(common.add(sample, path))
+            common.note_split(sample, folder.name)
             ignored |= sample.ignored
         table = np.array(rows, dtype=row_dtype(len(common.tasks)))
         yield _Shard(path=path, bytes=size, rows=table, ignored=frozenset(ignored))
@@ -108,6 +117,16 @@ class _Common:
     tasks: tuple[str, ...] = ()
     largest_token: int = 0
     books: list["_LabelBook"] = field(default_factory=list)
+    splits: dict[tuple[str, int], str] = field(default_factory=dict)
+    """The split of each sample, by its key and the CRC-32 of its content."""
+    shared: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    """Keys of samples that are in two splits with the same content, by these."""
+
+    def note_split(self, sample: Scanned, split: str) -> None:
+        """Note where a sample is; a key alone may well come again, as MELD's ids do in every split."""
+        first = self.splits.setdefault((sample.key, sample.crc32), split)
+        if first != split:
+            self.shared.setdefault((first, split), []).append(sample.key)
 
     def add(self, sample: Scanned, path: Path) -> tuple[Any, ...]:
         """Check a sample and return its row, its labels numbered as they came.

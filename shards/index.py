@@ -134,6 +134,10 @@ def split_directories(directory: Path) -> dict[str, Path]:
         ShardError: if there is none.
     """
     found = sorted(path.parent for path in directory.glob(f"*/{INDEX_NAME}"))
+    if not found and (directory / INDEX_NAME).is_file():
+        what = "this is one split, not a folder of splits"
+        then = f"give the folder above it, {directory.absolute().parent}"
+        raise ShardError(describe(what, file=directory, then=then))
     if not found:
         what = "no finished split is here" if directory.is_dir() else "there is no such folder of shards"
         then = f"give the folder that `mmsent preprocess --out` made; looked for */{INDEX_NAME}"

@@ -101,7 +101,11 @@ def _strangers(directory: Path, index: Index) -> Iterator[Problem]:
     known = {shard.name for shard in index.shards}
     for path in sorted(directory.glob("*.tar")):
         if path.name not in known:
-            yield Problem(file=str(path), what="a tar that the index does not list: remove it", remake=False)
+            yield Problem(
+                file=str(path),
+                what="a tar that the index does not list: move it away, or take it in by `mmsent index`",
+                remake=False,
+            )
 
 
 def _check_shard(

@@ -371,3 +371,19 @@ def test_square_frames_in_a_jpeg_are_found_and_others_refused(tmp_path: Path) ->
     batch = next(iter(loader_in_order(split, batch_size=3)))
     assert batch.frames.shape == (3, 4, 16, 16, 3)
     np.testing.assert_array_equal(split.sample(1).frames, samples[1].frames)
+
+
+def test_a_sample_in_two_splits_is_said_and_a_key_that_comes_again_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ids may start again in every split, as MELD's do; the same content under the same key is the same sample."""
+    samples = make_samples(4)
+    write_by_webdataset(tmp_path / "train", samples)
+    write_by_webdataset(tmp_path / "dev", samples[:2])
+    other = replace(samples[3].meta, key=samples[0].meta.key)
+    write_by_webdataset(tmp_path / "test", [replace(samples[3], meta=other)])
+    adopt_tars(tmp_path)
+    key = samples[0].meta.key
+    assert [record.getMessage() for record in caplog.records] == [
+        f"2 samples are in dev and in train, {key} for one: scores on the second flatter what is trained on the first"
+    ]

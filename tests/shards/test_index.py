@@ -20,7 +20,7 @@ from shards.index import (
     write_index,
 )
 from shards.schema import FORMAT_VERSION, MELD_LABELS, LabelSet
-from tests.samples import make_spec, with_byte_changed
+from tests.samples import make_sample, make_spec, with_byte_changed, write_split
 from tests.shards.disks import file_size_limit
 
 DIGEST = st.text("0123456789abcdef", min_size=64, max_size=64)
@@ -216,3 +216,9 @@ def test_pieces_are_published_as_one_file_and_not_at_all_if_one_cannot_be_had(tm
         publish_pieces(path, pieces(whole=False))
     assert path.read_bytes() == b"first second"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_split_in_place_of_the_folder_of_splits_is_named_as_what_it_is(tmp_path: Path) -> None:
+    write_split(tmp_path / "shards", [make_sample(0)])
+    with pytest.raises(ShardError, match=rf"(?s)this is one split.*give the folder above it, {tmp_path}/shards"):
+        split_directories(tmp_path / "shards" / "train")
