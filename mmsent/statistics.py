@@ -47,7 +47,7 @@ def logmel_statistics(split: Split) -> tuple[Tensor, Tensor]:
     columns = np.concatenate(
         [
             split.array_payload("logmel", int(i)).view("<f2").reshape(shape)[:, : int(split.rows["num_hops"][i])].copy()
-            for i in chosen  # copied, since a view keeps its shard open, and they may be thousands
+            for i in chosen  # copied, since a view would keep the disk space of a shard that its cache evicts
         ],
         axis=1,
     ).astype(np.float64)  # (M, hops of all)
