@@ -6,10 +6,26 @@ from typing import Any, Literal, Self, get_args
 
 from shards.schema import DEFAULT_TEXT_ENCODER, MODALITIES, SCRATCH, Modality
 
-__all__ = ["ClassWeights", "ModelConfig", "OrderKind", "Precision", "TrainConfig"]
+__all__ = [
+    "ClassWeights",
+    "Fusion",
+    "Loss",
+    "ModelConfig",
+    "OrderKind",
+    "Precision",
+    "TextPooling",
+    "TrainConfig",
+    "VideoEncoderName",
+]
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
-ClassWeights = Literal["none", "sqrt", "inverse"]
+ClassWeights = Literal["none", "sqrt", "inverse", "effective"]
+Loss = Literal["cross-entropy", "logit-adjusted"]
+Fusion = Literal["concat", "gated"]
+TextPooling = Literal["pooler", "cls", "mean"]
+VideoEncoderName = Literal[
+    "r3d_18", "mc3_18", "r2plus1d_18", "mvit_v1_b", "mvit_v2_s", "swin3d_t", "swin3d_s", "swin3d_b"
+]
 OrderKind = Literal["shuffle", "block-shuffle", "class-balanced", "class-weighted", "length-bucketed"]
 
 
@@ -44,8 +60,13 @@ class ModelConfig(_Plain):
     """What the model looks at; the others are not even computed."""
     text_encoder: str = DEFAULT_TEXT_ENCODER
     """A Hugging Face name, a local folder, or `scratch`: a small BERT from random weights for the shards' tokenizer."""
+    text_pooling: TextPooling = "pooler"
+    """What of the text encoder's output is taken: BERT's `pooler`, the first token (`cls`), or the `mean` of the real
+    tokens, which scores higher with a frozen encoder (docs/results.md)."""
+    video_encoder: VideoEncoderName = "r3d_18"
+    """A video model of torchvision, by its name there."""
     video_weights: str = "kinetics"
-    """Of r3d_18: `kinetics`, `none` for random ones, or the path of a state dict (.pth, .safetensors)."""
+    """Of the video encoder: `kinetics`, `none` for random ones, or the path of a state dict (.pth, .safetensors)."""
     train_encoders: tuple[Modality, ...] = ()
     """Pre-trained encoders to train as well. Those that start from random weights are always trained."""
     feature_dim: int = 128
@@ -56,6 +77,11 @@ class ModelConfig(_Plain):
     """Of the modality features."""
     fusion_dropout: float = 0.3
     """Of the fused features."""
+    fusion: Fusion = "concat"
+    """How the features of the modalities become one: side by side (`concat`), or weighted element by element by gates
+    that look at all of them (`gated`, https://arxiv.org/abs/1702.01992)."""
+    dialogue_turns: int = 1
+    """Utterances of a dialogue, up to and with the one to be judged, that a GRU goes over; 1 is without it."""
 
     def __post_init__(self) -> None:
         if not self.modalities or list(self.modalities) != [name for name in MODALITIES if name in self.modalities]:
@@ -70,6 +96,12 @@ class ModelConfig(_Plain):
         for name in ("encoder_dropout", "fusion_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
+        for name, choices in (("text_pooling", TextPooling), ("fusion", Fusion), ("video_encoder", VideoEncoderName)):
+            if getattr(self, name) not in get_args(choices):
+                known = ", ".join(get_args(choices))
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}, known are {known}")
+        if self.dialogue_turns < 1:
+            raise ValueError(f"dialogue_turns must be at least 1, got {self.dialogue_turns}")
         if self.feature_dim < 1 or self.fusion_dim < 1:
             raise ValueError(f"widths must be at least 1, got {self.feature_dim}, {self.fusion_dim}")
 
@@ -84,8 +116,14 @@ class TrainConfig(_Plain):
     """Passes over the training split, at most."""
     learning_rate: float = 1e-4
     """Of Adam, for everything that starts from random weights."""
-    encoder_learning_rate: float = 1e-5
-    """Of pre-trained encoders that are trained."""
+    text_learning_rate: float = 1e-5
+    """Of a pre-trained text encoder that is trained."""
+    video_learning_rate: float = 1e-5
+    """Of a pre-trained video encoder that is trained."""
+    layer_decay: float = 1.0
+    """In a pre-trained encoder that is trained, each layer learns at this times the rate of the layer above it."""
+    warmup_steps: int = 0
+    """First steps over which all learning rates rise in a line from 0 to what they are."""
     plateau_factor: float = 0.1
     """Learning rates are multiplied by it when the validation loss stops falling."""
     plateau_patience: int = 2
@@ -95,7 +133,25 @@ class TrainConfig(_Plain):
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
     class_weights: ClassWeights = "none"
-    """Of the losses, from the training labels: `sqrt` or `inverse` of their frequency, mean 1 over the samples."""
+    """Of the losses, from the training labels: `sqrt` or `inverse` of their frequency, or the inverse of the
+    `effective` number of samples (https://arxiv.org/abs/1901.05555); mean 1 over the samples."""
+    loss: Loss = "cross-entropy"
+    """`logit-adjusted` adds the logarithm of each class's frequency to its logit in training
+    (https://arxiv.org/abs/2007.07314), so that what is learned does not lean towards common classes."""
+    label_smoothing: float = 0.0
+    """Part of each target that is spread over all classes, 0 to below 1."""
+    modality_dropout: float = 0.0
+    """Probability, in training, with which each modality of a sample is hidden from the model; never all of one."""
+    crop_and_flip: bool = False
+    """In training, take a random part of the picture and mirror every other clip, the same for all frames of one."""
+    spec_augment: bool = False
+    """In training, hide bands of the log-mel in time and frequency (https://arxiv.org/abs/1904.08779)."""
+    ema_decay: float = 0.0
+    """Validate and keep a moving average of the weights with this decay per step; 0 is without it."""
+    accumulation_steps: int = 1
+    """Parts in which the batch of a step is computed one after the other: so many times less memory for activations."""
+    compile: bool = False
+    """Compile the encoders by `torch.compile`: slower to start, faster to go on."""
     precision: Precision = "auto"
     """Of the forward pass: `auto` takes bf16 on a GPU that computes in it, fp16 on another, and fp32 on a CPU."""
     seed: int = 0
@@ -112,13 +168,15 @@ class TrainConfig(_Plain):
     """Compare every sample with its CRC-32 when it is read."""
     checkpoint_steps: int = 500
     """Steps between two saves within an epoch; each epoch ends with one."""
+    keep_checkpoints: int = 2
+    """How many of the last checkpoints are kept to go on from."""
 
     def __post_init__(self) -> None:
         counts = ("batch_size", "max_epochs", "num_readers", "checkpoint_steps", "early_stopping_patience")
-        for name in (*counts, "shards_per_block"):
+        for name in (*counts, "shards_per_block", "accumulation_steps", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "encoder_learning_rate", "max_grad_norm"):
+        for name in ("learning_rate", "text_learning_rate", "video_learning_rate", "max_grad_norm"):
             if not (getattr(self, name) > 0 and isfinite(getattr(self, name))):
                 raise ValueError(f"{name} must be a number above 0, got {getattr(self, name)}")
         if self.plateau_patience < 0 or not 0 < self.plateau_factor < 1:
@@ -127,6 +185,17 @@ class TrainConfig(_Plain):
             )
         if self.class_weights not in get_args(ClassWeights) or self.precision not in get_args(Precision):
             raise ValueError(f"unknown class_weights {self.class_weights!r} or precision {self.precision!r}")
+        if self.loss not in get_args(Loss):
+            raise ValueError(f"unknown loss {self.loss!r}, known are {', '.join(get_args(Loss))}")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay must be above 0 and at most 1, got {self.layer_decay}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must be at least 0, got {self.warmup_steps}")
+        for name in ("label_smoothing", "modality_dropout", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
+        if self.accumulation_steps > self.batch_size:
+            raise ValueError(f"a batch of {self.batch_size} has no {self.accumulation_steps} parts")
         if self.order not in get_args(OrderKind):
             raise ValueError(f"unknown order {self.order!r}, known are {', '.join(get_args(OrderKind))}")
         if not 0 <= self.seed < 2**63:
