@@ -450,9 +450,12 @@ def train_command(
     epochs: Annotated[int, typer.Option(help="Passes over the training split, at most.")] = _TRAIN.max_epochs,
     batch_size: Annotated[int, typer.Option(help="Samples of a step.")] = _TRAIN.batch_size,
     learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = _TRAIN.learning_rate,
-    encoder_learning_rate: Annotated[
-        float, typer.Option(help="Of pre-trained encoders that are trained.")
-    ] = _TRAIN.encoder_learning_rate,
+    text_learning_rate: Annotated[
+        float, typer.Option(help="Of a pre-trained text encoder that is trained.")
+    ] = _TRAIN.text_learning_rate,
+    video_learning_rate: Annotated[
+        float, typer.Option(help="Of a pre-trained video encoder that is trained.")
+    ] = _TRAIN.video_learning_rate,
     precision: Annotated[
         Precision, typer.Option(help="Of the forward pass; auto: bf16 or else fp16 on a GPU, fp32 on a CPU.")
     ] = _TRAIN.precision,
@@ -506,14 +509,16 @@ def train_command(
     )
     if shards_per_block != _TRAIN.shards_per_block and order != "block-shuffle":
         raise typer.BadParameter("--shards-per-block is for --order block-shuffle")
-    if encoder_learning_rate != _TRAIN.encoder_learning_rate and not trained:
-        raise typer.BadParameter("--encoder-learning-rate is for --train-encoders, which names none")
+    for name, rate in (("text", text_learning_rate), ("video", video_learning_rate)):
+        if rate != getattr(_TRAIN, f"{name}_learning_rate") and name not in trained:
+            raise typer.BadParameter(f"--{name}-learning-rate is for --train-encoders {name}")
     train_config = _checked(
         lambda: TrainConfig(
             batch_size=batch_size,
             max_epochs=epochs,
             learning_rate=learning_rate,
-            encoder_learning_rate=encoder_learning_rate,
+            text_learning_rate=text_learning_rate,
+            video_learning_rate=video_learning_rate,
             early_stopping_patience=patience,
             class_weights=class_weights,
             precision=precision,

@@ -113,7 +113,7 @@ class Trainer:
             allocate=allocate,
         )
         groups = model.parameter_groups(
-            learning_rate=train_config.learning_rate, encoder_learning_rate=train_config.encoder_learning_rate
+            learning_rate=train_config.learning_rate, encoder_learning_rate=train_config.text_learning_rate
         )
         self._optimizer = torch.optim.Adam(groups, fused=True)
         self._scheduler = ReduceLROnPlateau(
