@@ -574,9 +574,7 @@ def train_command(
     ] = _TRAIN.label_smoothing,
     modality_dropout: Annotated[
         float,
-        typer.Option(
-            help="Probability with which each modality of a sample is hidden.", rich_help_panel=_LOSS_PANEL
-        ),
+        typer.Option(help="Probability with which each modality of a sample is hidden.", rich_help_panel=_LOSS_PANEL),
     ] = _TRAIN.modality_dropout,
     crop_and_flip: Annotated[
         bool,

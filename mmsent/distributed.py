@@ -22,11 +22,10 @@ __all__ = ["ALONE", "Agreement", "World", "joined", "sum_with_gradient", "world_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """This process among those of the run."""
+    """The place of a process among those of its run."""
 
     rank: int = 0
     size: int = 1
-
     local_rank: int = 0
     """Among the processes of this machine: the number of its GPU."""
 

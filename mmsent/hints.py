@@ -56,10 +56,10 @@ class FrozenClock:
         names = " and ".join(self._model.frozen_modalities)
         once = _duration(self._seconds_per_sample * all_samples)
         before, after = _duration(epoch_seconds), _duration(epoch_seconds - frozen)
+        command = f"mmsent encode --shards {shards} --out DIR"
         return (
-            f"the frozen encoders of {names} take {share:.0%} of each step: `mmsent encode --shards {shards} --out DIR` "
-            f""
-            f"computes them once, in about {once}, after which an epoch takes about {after} in place of {before}"
+            f"the frozen encoders of {names} take {share:.0%} of each step: `{command}` computes them once, "
+            f"in about {once}, after which an epoch takes about {after} in place of {before}"
         )
 
     def _wait(self) -> None:

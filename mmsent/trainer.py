@@ -416,9 +416,7 @@ class Trainer:
             "data": self._data,
         }
         checkpoint = self._checkpoint(tensors=self._stepper.tensors(), state=state)
-        save_step_checkpoint(
-            self._run, checkpoint, step=self._stepper.num_steps, keep=self.config.keep_checkpoints
-        )
+        save_step_checkpoint(self._run, checkpoint, step=self._stepper.num_steps, keep=self.config.keep_checkpoints)
         self._saved_steps = self._stepper.num_steps
 
     def _checkpoint(self, *, tensors: dict[str, Tensor], state: dict[str, Any]) -> Checkpoint:
