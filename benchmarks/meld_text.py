@@ -122,12 +122,12 @@ def main() -> None:
     if unknown := set(arguments.only) - set(names):
         parser.error(f"no such settings: {', '.join(sorted(unknown))}; known are {', '.join(names)}")
     arguments.work.mkdir(parents=True, exist_ok=True)
-    print("| setting | emotion wF1 | emotion macro F1 | sentiment wF1 | training, per seed |")
-    print("|---|---|---|---|---|")
+    _say("| setting | emotion wF1 | emotion macro F1 | sentiment wF1 | training, per seed |")
+    _say("|---|---|---|---|---|")
     for setting in SETTINGS:
         if not arguments.only or setting.name in arguments.only:
             result = _run(setting, arguments.meld, arguments.encoder, arguments.work, arguments.seeds)
-            print(_row(setting, result), flush=True)
+            _say(_row(setting, result))
 
 
 def _run(setting: Setting, meld: Path, encoder: str, work: Path, seeds: str) -> dict[str, Any]:
@@ -201,6 +201,11 @@ def _row(setting: Setting, result: dict[str, Any]) -> str:
         cells.append(f"{100 * score['mean']:.1f} ± {100 * score['deviation']:.1f}")
     cells.append(f"{result['seconds_per_seed']:.0f} s")
     return f"| {' | '.join(cells)} |"
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def _mmsent(*arguments: object) -> str:

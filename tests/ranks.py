@@ -49,7 +49,7 @@ def main() -> None:
             on_step=lambda info: losses.append(info.loss),
         )
     if world.is_first:
-        print(json.dumps({"steps": losses, "dev": [item.dev_loss for item in result.epochs]}))
+        sys.stdout.write(json.dumps({"steps": losses, "dev": [item.dev_loss for item in result.epochs]}))
 
 
 if __name__ == "__main__":

@@ -37,9 +37,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_same_run(got: Path, expected: Path) -> None:
-    for paths in ((got / "best.safetensors", expected / "best.safetensors"),) + tuple(
-        zip(checkpoint_paths(got)[-1:], checkpoint_paths(expected)[-1:], strict=True)
-    ):
+    last = (checkpoint_paths(got)[-1], checkpoint_paths(expected)[-1])
+    for paths in (last, (got / "best.safetensors", expected / "best.safetensors")):
         ours, theirs = map(load_file, paths)
         assert ours.keys() == theirs.keys()
         assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
@@ -48,27 +47,25 @@ def assert_same_run(got: Path, expected: Path) -> None:
 @pytest.mark.slow
 def test_a_run_killed_and_signalled_again_and_again_ends_as_one_never_stopped(small: Path, tmp_path: Path) -> None:
     arguments = ("train", "--shards", small, *OPTIONS, "--modalities", "audio,text", "--batch-size", "1")
-    arguments = (*arguments, "--epochs", "6", "--checkpoint-steps", "7", "--ema-decay", "0.99", "--patience", "9")
+    arguments = (*arguments, "--epochs", "12", "--checkpoint-steps", "7", "--ema-decay", "0.99", "--patience", "99")
     whole = mmsent(*arguments, "--out", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     rng = random.Random(5)
     run = tmp_path / "killed"
-    codes = set()
+    num_stopped = 0
     for number in range(8):
-        before = len(list(run.glob("checkpoints/*")))
         process = start_mmsent(*arguments, "--out", run, "--resume")
-        while not (run / "run.json").exists() or (before and number and not process.poll() is None):
-            time.sleep(0.005)
-        time.sleep(rng.uniform(0, 2.5))  # in the start, the first batch, a step, a save, an evaluation
-        signum = rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+        while process.poll() is None and len(list(run.glob("tensorboard/*"))) <= number:
+            time.sleep(0.002)  # until it trains
+        time.sleep(rng.uniform(0, 0.5))  # in the first batch, a step, a save, an evaluation
+        signum = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[number % 3]
         process.send_signal(signum)
         said, _ = process.communicate(timeout=30)
-        codes.add(process.returncode)
+        assert process.returncode in (0, -signum if signum == signal.SIGKILL else 128 + signum), said
+        assert "Traceback" not in said
         assert left_alive(process.pid) == []
-        if signum != signal.SIGKILL and process.returncode not in (-signum, 0, 1):
-            assert process.returncode == 128 + signum, said
-        assert "Traceback" not in said or "KeyboardInterrupt" in said
-    assert codes - {0}, "every run ended before its signal came"
+        num_stopped += process.returncode != 0
+    assert num_stopped >= 3
     last = mmsent(*arguments, "--out", run, "--resume")
     assert last.returncode == 0, last.stderr
     assert_same_run(run, tmp_path / "whole")

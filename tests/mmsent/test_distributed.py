@@ -144,7 +144,7 @@ def test_under_torchrun_a_signal_saves_and_the_run_goes_on(shards: Path, encoder
     steps = [int(path.stem.partition("-")[2]) for path in checkpoint_paths(run)]
     epochs = len(json.loads((run / "history.json").read_text()))
     [launcher] = start_ranks(1, *train, *options, "--epochs", str(epochs + 1), "--resume", command=command)
-    out, said = launcher.communicate(timeout=300)
+    _, said = launcher.communicate(timeout=300)
     assert launcher.returncode == 0, said
     assert checkpoint_paths(run)[-1].name == f"step-{7 * (epochs + 1):08d}.safetensors"
     assert steps[-1] >= 7 * epochs

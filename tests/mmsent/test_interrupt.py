@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from mmsent.trainer import EpochResult, StepInfo
 from tests.mmsent.test_train import CONFIG, assert_same_run, run, shards
 
 __all__ = ["shards"]
+
+def send(signum: int) -> None:
+    """Signal this process, and wait until the thread that watches has seen it."""
+    os.kill(os.getpid(), signum)
+    time.sleep(0.2)
+
 
 RARELY = replace(CONFIG, checkpoint_steps=1000)  # so that nothing but the signal saves within an epoch
 
@@ -27,7 +34,7 @@ def test_a_run_that_a_signal_ended_at_any_step_and_resumed_ends_as_one_never_sto
 
     def stop(info: StepInfo) -> None:
         if (info.epoch, info.step) == stop_at:
-            os.kill(os.getpid(), signum)
+            send(signum)
 
     stopped = run(shards, tmp_path / "stopped", config=RARELY, on_step=stop)
     assert stopped.signum == signum
@@ -41,7 +48,7 @@ def test_a_run_that_a_signal_ended_in_evaluation_goes_on_with_it(shards: Path, t
 
     def stop(info: StepInfo) -> None:
         if info.step == info.num_steps:  # the next thing that the run does is to evaluate
-            os.kill(os.getpid(), signal.SIGTERM)
+            send(signal.SIGTERM)
 
     seen: list[EpochResult] = []
     stopped = run(shards, tmp_path / "stopped", config=RARELY, on_step=stop, on_epoch=seen.append)
@@ -54,7 +61,7 @@ def test_a_run_that_a_signal_ended_in_evaluation_goes_on_with_it(shards: Path, t
 
 def test_a_signal_between_two_epochs_saves_nothing_twice(shards: Path, tmp_path: Path) -> None:
     def stop(_: EpochResult) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        send(signal.SIGTERM)
 
     stopped = run(shards, tmp_path / "run", config=RARELY, on_epoch=stop)
     assert (stopped.num_steps, len(stopped.epochs)) == (3, 1)
@@ -74,8 +81,7 @@ def test_a_save_that_fails_is_raised_where_the_run_ends() -> None:
 
     watch = SignalWatch(save=save, on_exit=lambda line: None)
     with pytest.raises(OSError, match="no room"), watch:
-        os.kill(os.getpid(), signal.SIGTERM)
-        watch.wait_until_saved()
+        send(signal.SIGTERM)
 
 
 def test_a_run_outside_of_the_main_thread_leaves_signals_alone(shards: Path, tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ import torch
 from safetensors.torch import load_file
 
 from mmsent.checkpoint import load_checkpoint, save_checkpoint
+from mmsent.checkpoints import checkpoint_paths
 from mmsent.config import ModelConfig, Precision, TrainConfig
 from mmsent.errors import CheckpointError, EncoderError, TrainingError
 from mmsent.precision import resolve_precision
 from mmsent.report import evaluate_run
 from mmsent.statistics import logmel_statistics
 from mmsent.train import train
-from mmsent.checkpoints import checkpoint_paths
 from mmsent.trainer import BEST, EpochResult, StepInfo, TrainResult
 from shards.errors import ShardCorruptError, ShardError, SpecMismatchError
 from shards.reader import Split
