@@ -277,10 +277,10 @@ def preprocess_command(
 
     DATA may also be a CSV that lists your own clips and their labels (docs/own-data.md).
 
-    With `--context 3` the tokens of an utterance are `[CLS] Monica: … [SEP] Ross: … [SEP] Rachel: its own text [SEP]`.
-    Into the folder of a run without it, that makes the tokens again and decodes nothing.
+    With `--context 2` the tokens of an utterance are `[CLS] Monica: … [SEP] Ross: … [SEP] Rachel: its text [SEP]`; in a
+    folder of shards without it, `mmsent preprocess MELD.Raw --out data/shards --context 2` decodes nothing again.
 
-    Examples: `mmsent preprocess MELD.Raw --out data/shards`, `mmsent preprocess MELD.Raw --out data/shards --context 3`
+    Example: `mmsent preprocess MELD.Raw --out data/shards`
     """
     from preprocess.adapters import read_dataset
     from preprocess.build import build_shards, build_tokenizer, check_run

@@ -202,6 +202,8 @@ def build_shards(
         return {work.split.name: work.complete() for work in works}
 
 
+_MOST_WARNINGS = 20
+"""Rows of a split named as they are made; annotations alone, without a clip, would give a line for every row."""
 _WORDS: Mapping[Medium, str] = {"video": "picture", "audio": "sound"}
 
 
@@ -273,6 +275,7 @@ class _SplitWork:
         self._taken: deque[tuple[Request, Extract]] = deque()
         self._decoded: Counter[Medium] = Counter()
         self._reused: Counter[Medium] = Counter()
+        self._num_lacking = 0
 
     def requests(self) -> Iterator[Request]:
         """Say row by row what is to be decoded, having taken what an older shard holds. Runs ahead of `make`."""
@@ -311,6 +314,9 @@ class _SplitWork:
             )
             self._digests.save()
             done += len(shard.utterances)
+        if self._num_lacking > _MOST_WARNINGS:
+            more = self._num_lacking - _MOST_WARNINGS
+            _LOG.warning("no picture or no sound, rows kept: %s more of %s, all in the report", more, self.split.name)
         self.complete()
 
     def complete(self) -> SplitMade:
@@ -338,8 +344,10 @@ class _SplitWork:
         chosen = taken if taken.features else extracted  # both chose the same clip
         lacking = [medium for medium in request.media if not extracted.features[medium].presence.present]
         if lacking:  # of a clip without a picture and without sound one line says enough
-            what, reason = _WORDS[lacking[0]], extracted.features[lacking[0]].presence.reason
-            _LOG.warning("no %s, row kept: %s, %s", what, row.key, reason)
+            self._num_lacking += 1
+            if self._num_lacking <= _MOST_WARNINGS:
+                what, reason = _WORDS[lacking[0]], extracted.features[lacking[0]].presence.reason
+                _LOG.warning("no %s, row kept: %s, %s", what, row.key, reason)
         return Extract(path=chosen.path, notes=chosen.notes, features={**taken.features, **extracted.features})
 
     def _kept(self, shard: PlannedShard) -> ShardInfo | None:

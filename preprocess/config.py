@@ -6,7 +6,17 @@ from typing import Literal, get_args
 
 from shards.schema import DEFAULT_TEXT_ENCODER, AudioSpec, Sampling, Scale, Storage, VideoSpec
 
-__all__ = ["DatasetFormat", "Decoder", "DemoConfig", "Part", "PreprocessConfig", "Preset", "TestClips", "max_tokens_for", "preset"]
+__all__ = [
+    "DatasetFormat",
+    "Decoder",
+    "DemoConfig",
+    "Part",
+    "PreprocessConfig",
+    "Preset",
+    "TestClips",
+    "max_tokens_for",
+    "preset",
+]
 
 DatasetFormat = Literal["auto", "meld", "emorynlp", "csv"]
 Preset = Literal["default", "tutorial"]

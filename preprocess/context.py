@@ -1,7 +1,7 @@
 """What of a dialogue goes into the tokens of an utterance: its own line and those before it, each with its speaker.
 
-`Speaker: text` is EmoBERTa's (https://arxiv.org/abs/2108.12009), which needs no tokens of its own for speakers. It joins
-the earlier lines by spaces; here a special token stands between any two, so that whole ones can be left out.
+`Speaker: text` is EmoBERTa's (https://arxiv.org/abs/2108.12009) and needs no tokens of its own for speakers. EmoBERTa
+joins the earlier lines by spaces; here special tokens stand between any two, so that each is the same wherever it is.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,9 @@ def with_context(utterances: Sequence[Utterance], *, context_utterances: int) ->
     for row in sorted(utterances, key=lambda row: row.turn_index):
         dialogues.setdefault(row.dialogue_id, []).append(row)
     contexts = {
-        row.key: tuple(earlier.line for earlier in rows[max(0, place - context_utterances) : place] if earlier.text.strip())
+        row.key: tuple(
+            earlier.line for earlier in rows[max(0, place - context_utterances) : place] if earlier.text.strip()
+        )
         for rows in dialogues.values()
         for place, row in enumerate(rows)
     }
