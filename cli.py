@@ -44,7 +44,17 @@ from mmsent.config import (
     TrainConfig,
     VideoEncoderName,
 )
-from preprocess.config import DatasetFormat, Decoder, DemoConfig, Part, PreprocessConfig, Preset, TestClips, preset
+from preprocess.config import (
+    DatasetFormat,
+    Decoder,
+    DemoConfig,
+    Part,
+    PreprocessConfig,
+    Preset,
+    TestClips,
+    max_tokens_for,
+    preset,
+)
 from shards.errors import ExpectedError, ShardError, describe
 from shards.schema import MODALITIES, Modality, Storage
 
@@ -230,6 +240,10 @@ def preprocess_command(
     text_encoder: Annotated[
         str, typer.Option(help="Whose tokenizer: a Hugging Face name, a folder, or `scratch` (learned from train).")
     ] = _PREPROCESS.text_encoder,
+    context: Annotated[
+        int,
+        typer.Option(metavar="K", help="Earlier utterances of the dialogue in an utterance's tokens, with speakers."),
+    ] = _PREPROCESS.context_utterances,
     frames: Annotated[
         int | None, typer.Option(help="Frames per clip.", show_default=str(_PREPROCESS.num_frames))
     ] = None,
@@ -283,6 +297,9 @@ def preprocess_command(
 
     DATA may also be a CSV that lists your own clips and their labels (docs/own-data.md).
 
+    With `--context 2` the tokens of an utterance are `[CLS] Monica: … [SEP] Ross: … [SEP] Rachel: its text [SEP]`; in a
+    folder of shards without it, `mmsent preprocess MELD.Raw --out data/shards --context 2` decodes nothing again.
+
     Example: `mmsent preprocess MELD.Raw --out data/shards`
     """
     from preprocess.adapters import read_dataset
@@ -302,6 +319,8 @@ def preprocess_command(
             storage=storage,
             num_hops=start.num_hops if hops is None else hops,
             text_encoder=text_encoder,
+            context_utterances=context,
+            max_tokens=max_tokens_for(context),
             samples_per_shard=samples_per_shard,
             test_clips=test_clips,
             decoder=decoder,

@@ -138,6 +138,7 @@ def foreign_spec(*, shapes: Mapping[str, tuple[int, ...]], storage: Storage, voc
             pad_id=0,
             max_tokens=shapes["tokens"][0],
             normalisation=UNKNOWN,
+            context_utterances=0,
         ),
     )
 
