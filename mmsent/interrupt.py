@@ -68,19 +68,15 @@ class SignalWatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._signum:
-            self.wait_until_saved()  # whatever ends the main thread meanwhile, the other ranks' end for one
-        self._left.set()
         if not self._handlers:
             return
+        if self._signum:
+            self._saved.wait()  # whatever ends the main thread meanwhile: the other ranks' end, say
+        self._left.set()
         signal.set_wakeup_fd(self._old_descriptor)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._writer.close()  # ends the thread
-
-    def wait_until_saved(self) -> None:
-        """Return when the save that a signal began is done; raise what it raised."""
-        self._saved.wait()
         if self._failure is not None:
             raise self._failure
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from mmsent.augment import check_augmentation
 from mmsent.checkpoint import Checkpoint, check_fit, save_frozen
 from mmsent.checkpoints import checkpoint_paths, load_last_checkpoint
 from mmsent.config import ModelConfig, TrainConfig
@@ -74,7 +73,7 @@ def train(
     if differences := dev_split.differences(train_split.spec, train_split.label_sets):
         what = f"the splits were not made alike (train against dev): {'; '.join(differences)}"
         raise SpecMismatchError(describe(what, file=shards, then="make both with the same `mmsent preprocess`"))
-    check_augmentation(train_config, train_split.spec)
+    _check_augmentation(train_config, train_split)
     last = _last_of_all(run, resume=resume, world=world)
     if last is None:
         trainer = Trainer.new(
@@ -88,6 +87,17 @@ def train(
         check_fit(last, train_split, path=checkpoint_paths(run)[-1])
         trainer = Trainer.resumed(last, train_split, dev_split, run, train_config=train_config, world=world)
     return trainer.run(profile=profile, on_step=on_step, on_epoch=on_epoch, on_exit=on_exit)
+
+
+def _check_augmentation(config: TrainConfig, split: Split) -> None:
+    """Refuse to augment what is no picture and no log-mel any more."""
+    options = {"video": ("--crop-and-flip", config.crop_and_flip), "audio": ("--spec-augment", config.spec_augment)}
+    for name in split.spec.encoded:
+        option, wanted = options.get(name, ("", False))
+        if wanted:
+            what = f"{option} is for {name} as it was, the shards hold what an encoder made of it"
+            then = f"leave {option} out, or give the shards that were encoded"
+            raise TrainingError(describe(what, file=split.source.location, then=then))
 
 
 def _last_of_all(run: Path, *, resume: bool, world: World) -> Checkpoint | None:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmsent.augment import augment, augments
+from mmsent.augment import augment
 from mmsent.batch import Batch, allocate_pinned
 from mmsent.checkpoint import Checkpoint, restore_model, save_checkpoint
 from mmsent.checkpoints import save_step_checkpoint
@@ -289,8 +289,7 @@ class Trainer:
         """Make one step, after which the place is the next one."""
         state = self._feed.state()
         global_size = state.position - self._place.loader.position
-        if augments(self.config):
-            batch = augment(batch, self.config, epoch=self._place.loader.epoch)
+        batch = augment(batch, self.config, epoch=self._place.loader.epoch, modalities=self.model.config.modalities)
         loss = self.world.sum_(self._stepper.compute(batch, global_size=global_size))
         if self.device.type == "cpu":  # where looking costs nothing, before the weights are spoilt
             self._check_finite(float(loss))

@@ -16,6 +16,7 @@ from tests.mmsent.test_train import CONFIG, assert_same_run, run, shards
 
 __all__ = ["shards"]
 
+
 def send(signum: int) -> None:
     """Signal this process, and wait until the thread that watches has seen it."""
     os.kill(os.getpid(), signum)
