@@ -33,7 +33,7 @@ def main() -> None:
         learning_rate=1e-3,
         text_learning_rate=1e-3,
         class_weights="sqrt",
-        accumulation_steps=2,
+        accumulation_steps=1 if "audio" in names else 2,  # batch statistics are those of a part
         modality_dropout=0.2,
     )
     losses: list[float] = []

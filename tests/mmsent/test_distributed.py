@@ -83,12 +83,14 @@ def losses_of(ranks: list["subprocess.Popen[str]"]) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "batch_size"), [(2, 4), (3, 5)])
+@pytest.mark.parametrize(
+    ("size", "batch_size", "modalities"), [(2, 4, "audio,text"), (3, 5, "audio,text"), (2, 4, "text")]
+)
 def test_several_processes_have_the_losses_of_one(
-    shards: Path, encoder: Path, tmp_path: Path, size: int, batch_size: int
+    shards: Path, encoder: Path, tmp_path: Path, size: int, batch_size: int, modalities: str
 ) -> None:
-    alone = losses_of(start_ranks(1, shards, tmp_path / "one", encoder, "audio,text", batch_size))
-    together = losses_of(start_ranks(size, shards, tmp_path / "many", encoder, "audio,text", batch_size))
+    alone = losses_of(start_ranks(1, shards, tmp_path / "one", encoder, modalities, batch_size))
+    together = losses_of(start_ranks(size, shards, tmp_path / "many", encoder, modalities, batch_size))
     assert len(alone["steps"]) == 3 * -(-13 // batch_size)
     assert together["steps"] == pytest.approx(alone["steps"], rel=1e-5)
     assert together["dev"] == pytest.approx(alone["dev"], rel=1e-5)
@@ -97,7 +99,9 @@ def test_several_processes_have_the_losses_of_one(
     )
     weights = [load_file(checkpoint_paths(tmp_path / run)[-1]) for run in ("one", "many")]
     for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-5, msg=name)
+        if ".conv" in name and name.endswith(".bias"):
+            continue  # batch normalisation takes it out again: its gradient is rounding, of which Adam makes a step
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow
