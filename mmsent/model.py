@@ -61,10 +61,10 @@ class MultimodalModel(nn.Module):
         encoded: Mapping[Modality, Any] = getattr(spec, "encoded", {})
         self._encoded = frozenset(name for name in config.modalities if name in encoded)
         raw = [name for name in config.modalities if name not in self._encoded]
-        if pretrained and "text" in raw:
-            _check_tokenizer(config.text_encoder, spec.text)  # before weights are downloaded, perhaps in vain
         for name in self._encoded:
             _check_encoding(name, config, encoded[name])
+        if pretrained and "text" in raw:
+            _check_tokenizer(config.text_encoder, spec.text)  # before weights are downloaded, perhaps in vain
         random = {"audio": True, "video": config.video_weights == "none", "text": config.text_encoder == SCRATCH}
         self._finetuned = tuple(name for name in raw if name in config.train_encoders)
         self._frozen = frozenset(name for name in raw if not random[name] and name not in self._finetuned)
@@ -210,8 +210,8 @@ class MultimodalModel(nn.Module):
 
 
 def _rows_of(array: Tensor, rows: Tensor) -> Tensor:
-    # `index_select` keeps channels-last memory, which indexing does not.
-    return array if len(rows) == len(array) else array.index_select(0, rows)
+    # Indexing keeps channels-last memory, which `index_select` does not.
+    return array if len(rows) == len(array) else array[rows]
 
 
 def _spread(values: Tensor, rows: Tensor, *, num_rows: int) -> Tensor:

@@ -56,7 +56,11 @@ def make_batch(
 
 
 def _stacked(arrays: list[Tensor], shape: tuple[int, ...]) -> Tensor:
-    return torch.stack(arrays) if arrays else torch.zeros(0, *shape, dtype=torch.float16 if len(shape) > 1 else torch.int64)
+    return (
+        torch.stack(arrays)
+        if arrays
+        else torch.zeros(0, *shape, dtype=torch.float16 if len(shape) > 1 else torch.int64)
+    )
 
 
 def _features(samples: Sequence[int], width: int) -> Tensor:
