@@ -18,7 +18,7 @@ from mmsent.errors import EncoderError
 from mmsent.fusion import DialogueGru, GatedFusion
 from mmsent.learning_rates import layer_groups
 from mmsent.text_encoder import TextEncoder, load_text_model
-from mmsent.video_encoder import VideoEncoder, check_clip_size, load_video_model
+from mmsent.video_encoder import RESNETS, VideoEncoder, check_clip_size, load_video_model
 from mmsent.weights import load_part
 from shards.errors import describe
 from shards.foreign import UNKNOWN
@@ -114,6 +114,14 @@ class MultimodalModel(nn.Module):
         for name in self._frozen:
             self._backbone(name).eval()
         return self
+
+    def use_channels_last(self) -> None:
+        """Lay out the weights of a convolutional video backbone as its frames are, `(C_out, T, H, W, C_in)`.
+
+        For GPUs in half precision. On a CPU it halves the speed, see docs/model.md.
+        """
+        if "video" in self.encoders and "video" not in self._encoded and self.config.video_encoder in RESNETS:
+            self._backbone("video").to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def parameter_groups(self, config: TrainConfig) -> list[dict[str, Any]]:
         """Return what an optimizer trains, as groups with `name`, `params` and `lr`; the first starts from scratch.
