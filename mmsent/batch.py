@@ -107,7 +107,8 @@ class Batch:
         def take(tensor: Tensor) -> Tensor:
             if _is_empty(tensor):
                 return tensor
-            return tensor.index_select(0, index) if len(others) else tensor[start : start + len(targets)]
+            # Indexed, not `index_select`, which would not keep channels-last memory.
+            return tensor[index] if len(others) else tensor[start : start + len(targets)]
 
         token_mask = take(self.token_mask)
         tokens = take(self.tokens)

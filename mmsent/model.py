@@ -18,7 +18,7 @@ from mmsent.errors import EncoderError
 from mmsent.fusion import DialogueGru, GatedFusion
 from mmsent.learning_rates import layer_groups
 from mmsent.text_encoder import TextEncoder, load_text_model
-from mmsent.video_encoder import VideoEncoder, check_clip_size, load_video_model
+from mmsent.video_encoder import RESNETS, VideoEncoder, check_clip_size, load_video_model
 from mmsent.weights import load_part, weights_sha256
 from shards.errors import describe
 from shards.foreign import UNKNOWN
@@ -61,10 +61,10 @@ class MultimodalModel(nn.Module):
         encoded: Mapping[Modality, Any] = getattr(spec, "encoded", {})
         self._encoded = frozenset(name for name in config.modalities if name in encoded)
         raw = [name for name in config.modalities if name not in self._encoded]
-        if pretrained and "text" in raw:
-            _check_tokenizer(config.text_encoder, spec.text)  # before weights are downloaded, perhaps in vain
         for name in self._encoded:
             _check_encoding(name, config, encoded[name])
+        if pretrained and "text" in raw:
+            _check_tokenizer(config.text_encoder, spec.text)  # before weights are downloaded, perhaps in vain
         random = {"audio": True, "video": config.video_weights == "none", "text": config.text_encoder == SCRATCH}
         self._finetuned = tuple(name for name in raw if name in config.train_encoders)
         self._frozen = frozenset(name for name in raw if not random[name] and name not in self._finetuned)
@@ -114,6 +114,14 @@ class MultimodalModel(nn.Module):
         for name in self._frozen:
             self._backbone(name).eval()
         return self
+
+    def use_channels_last(self) -> None:
+        """Lay out the weights of a convolutional video backbone as its frames are, `(C_out, T, H, W, C_in)`.
+
+        For GPUs in half precision. On a CPU it halves the speed, see docs/model.md.
+        """
+        if "video" in self.encoders and "video" not in self._encoded and self.config.video_encoder in RESNETS:
+            self._backbone("video").to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def parameter_groups(self, config: TrainConfig) -> list[dict[str, Any]]:
         """Return what an optimizer trains, as groups with `name`, `params` and `lr`; the first starts from scratch.
@@ -225,8 +233,8 @@ class MultimodalModel(nn.Module):
 
 
 def _rows_of(array: Tensor, rows: Tensor) -> Tensor:
-    # `index_select` keeps channels-last memory, which indexing does not.
-    return array if len(rows) == len(array) else array.index_select(0, rows)
+    # Indexing keeps channels-last memory, which `index_select` does not.
+    return array if len(rows) == len(array) else array[rows]
 
 
 def _spread(values: Tensor, rows: Tensor, *, num_rows: int) -> Tensor:

@@ -95,7 +95,7 @@ def test_weights_are_read_from_a_state_dict(tmp_path: Path, name: VideoEncoderNa
 
 def test_the_weights_of_another_model_are_refused_by_both_names(tmp_path: Path) -> None:
     torch.save(load_video_model("r3d_18", "none")[0].state_dict(), tmp_path / "r3d.pth")
-    with pytest.raises(EncoderError, match=r"not those of r2plus1d_18|weights of r2plus1d_18 cannot") as caught:
+    with pytest.raises(EncoderError, match="r2plus1d_18") as caught:
         load_video_model("r2plus1d_18", str(tmp_path / "r3d.pth"))
     assert "r3d.pth" in str(caught.value)
 
