@@ -122,7 +122,7 @@ def words_of(out: Path, split: str = "train") -> list[str]:
     """Return the tokens of each sample by name, without padding."""
     saved = Tokenizer.from_file(str(out / "tokenizer" / "tokenizer.json"))
     return [
-        " ".join(saved.id_to_token(int(token)) for token in sample.tokens[: sample.meta.num_tokens])
+        " ".join(str(saved.id_to_token(int(token))) for token in sample.tokens[: sample.meta.num_tokens])
         for sample in samples_of(out, split)
     ]
 
