@@ -299,6 +299,18 @@ def test_what_is_lost_is_logged_as_it_happens(odd: Path, tmp_path: Path, caplog:
     assert caplog.messages[2] == "no sound, row kept: train-dia0-utt2, there is no audio stream"
 
 
+def test_of_rows_without_a_clip_some_are_logged_and_the_rest_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Annotations alone are a data set too, of text."""
+    write_csv(tmp_path / "meld" / "train_sent_emo.csv", make_rows(24))
+    with caplog.at_level(logging.WARNING, logger="preprocess.build"):
+        build(tmp_path / "meld", tmp_path / "out")
+    assert len(caplog.messages) == 21
+    assert caplog.messages[19].startswith("no picture, row kept: train-dia6-utt1, the clip is missing")
+    assert caplog.messages[20] == "no picture or no sound, rows kept: 4 more of train, all in the report"
+
+
 def test_the_report_says_what_became_of_every_row(odd: Path, odd_out: Path) -> None:
     dataset = read_meld(odd)
     made = {split.name: made_of(split) for split in dataset.splits}

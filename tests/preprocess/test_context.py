@@ -122,7 +122,7 @@ def words_of(out: Path, split: str = "train") -> list[str]:
     """Return the tokens of each sample by name, without padding."""
     saved = Tokenizer.from_file(str(out / "tokenizer" / "tokenizer.json"))
     return [
-        " ".join(saved.id_to_token(int(token)) for token in sample.tokens[: sample.meta.num_tokens])
+        " ".join(str(saved.id_to_token(int(token))) for token in sample.tokens[: sample.meta.num_tokens])
         for sample in samples_of(out, split)
     ]
 
@@ -304,6 +304,7 @@ def test_own_clips_and_emorynlp_have_context_too(tmp_path: Path) -> None:
     assert last == {"csv": ("Line 1", "Ann: Line 2"), "emorynlp": ("Monica Geller, Ross Geller: Hi.",)}
 
 
+@pytest.mark.slow
 def test_context_without_dialogues_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     data = write_own(tmp_path / "own", dialogue=False)
     for more in ((), ("--dry-run",)):
@@ -316,6 +317,7 @@ def test_context_without_dialogues_is_refused_before_anything_is_written(tmp_pat
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_command_writes_context_and_says_when_it_changes(tmp_path: Path) -> None:
     data, out = write_own(tmp_path / "own", dialogue=True), tmp_path / "out"
     command = ("preprocess", data, "--out", out, "--text-encoder", "scratch", "--max-failed-fraction", "1")
