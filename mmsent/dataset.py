@@ -30,6 +30,7 @@ class ShardDataset(TorchDataset[dict[str, Any]]):
 
     An item holds, without a batch axis, as `torch.utils.data.default_collate` and `collate` want it:
         `key`: str;
+        `sample`: int, the number of the sample in the split;
         `text_input`: `input_ids` `(L,)` int64 and `attention_mask` `(L,)` int64, 1 where a token is real;
         `video_frames`: `(C, T, H, W)` uint8, a view in channels-last memory, zeros when absent;
         `audio_features`: `(M, S)` float16 log-mel, zeros when absent;
@@ -74,6 +75,7 @@ class ShardDataset(TorchDataset[dict[str, Any]]):
         ids = raw["text"].long()
         return {
             "key": self.split.meta(index).key,
+            "sample": index,
             "text_input": {"input_ids": ids, "attention_mask": (torch.arange(len(ids)) < num_tokens).long()},
             # (T, H, W, C) -> (C, T, H, W), no copy
             "video_frames": raw["video"].permute(3, 0, 1, 2) if raw["video"].ndim == 4 else raw["video"],
@@ -119,7 +121,10 @@ def collate(items: Sequence[dict[str, Any]]) -> Batch:
         num_hops=torch.tensor([item["num_hops"] for item in items]),
         tokens=torch.stack([item["text_input"]["input_ids"] for item in items])[:, :length],
         token_mask=mask[:, :length],
+        features={},
         rows={name: present[:, bit].nonzero().flatten() for bit, name in enumerate(MODALITIES)},
+        window=torch.arange(len(items)).unsqueeze(1),  # each by itself: its dialogue is not among the items
+        samples=torch.tensor([item["sample"] for item in items]),
         labels={
             name.removesuffix("_label"): torch.tensor([item[name] for item in items])
             for name in items[0]

@@ -1,19 +1,25 @@
 """Fusion and heads: batch -> logits by task.
 
-Shape letters: B batch, D feature width, K classes.
+Shape letters: B samples to be judged, R rows of a batch, n rows that have a modality, W width of a backbone's output,
+D feature width, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmsent.audio_encoder import AUDIO_WIDTH, AudioBackbone, AudioEncoder
 from mmsent.batch import Batch
-from mmsent.config import ModelConfig
-from mmsent.encoders import AudioEncoder, TextEncoder, VideoEncoder, load_r3d_18, load_text_model
+from mmsent.config import ModelConfig, TrainConfig
 from mmsent.errors import EncoderError
+from mmsent.fusion import DialogueGru, GatedFusion
+from mmsent.learning_rates import layer_groups
+from mmsent.text_encoder import TextEncoder, load_text_model
+from mmsent.video_encoder import VideoEncoder, check_clip_size, load_video_model
+from mmsent.weights import load_part
 from shards.errors import describe
 from shards.foreign import UNKNOWN
 from shards.schema import SCRATCH, FeatureSpec, LabelSet, Modality, TextSpec
@@ -22,10 +28,11 @@ __all__ = ["MultimodalModel"]
 
 
 class MultimodalModel(nn.Module):
-    """One encoder per modality, concatenation, a fusion layer, and one head per task.
+    """One encoder per modality, fusion, if asked a GRU over the dialogue, and one head per task.
 
-    A modality that a sample does not have gives zeros, and its encoder does not see the sample at all, so neither its
-    batch statistics nor its gradient know of it.
+    An encoder is a backbone and a head on its output. A modality that the shards hold encoded has no backbone here: the
+    head goes on from `batch.features`. One that a sample does not have gives zeros, and its encoder does not see the
+    sample at all, so neither its batch statistics nor its gradient know of it.
     """
 
     def __init__(
@@ -51,103 +58,217 @@ class MultimodalModel(nn.Module):
         """
         super().__init__()
         self.config = config
-        self.encoders = nn.ModuleDict()
-        self._frozen: list[nn.Module] = []
-        self._finetuned: list[nn.Module] = []
-        if pretrained and "text" in config.modalities:
+        encoded: Mapping[Modality, Any] = getattr(spec, "encoded", {})
+        self._encoded = frozenset(name for name in config.modalities if name in encoded)
+        raw = [name for name in config.modalities if name not in self._encoded]
+        for name in self._encoded:
+            _check_encoding(name, config, encoded[name])
+        if pretrained and "text" in raw:
             _check_tokenizer(config.text_encoder, spec.text)  # before weights are downloaded, perhaps in vain
+        random = {"audio": True, "video": config.video_weights == "none", "text": config.text_encoder == SCRATCH}
+        self._finetuned = tuple(name for name in raw if name in config.train_encoders)
+        self._frozen = frozenset(name for name in raw if not random[name] and name not in self._finetuned)
+        self.encoders = nn.ModuleDict()
         for name in config.modalities:
-            self.encoders[name] = self._encoder(name, spec, text_config, pretrained=pretrained)
+            width = encoded[name].width if name in self._encoded else 0
+            self.encoders[name] = _encoder(name, config, spec, text_config, pretrained=pretrained, encoded_width=width)
+        for name in self._frozen:
+            self._backbone(name).requires_grad_(False)
         fused = config.feature_dim * len(config.modalities)
+        if config.fusion == "gated":
+            self.gated = GatedFusion(num_modalities=len(config.modalities), feature_dim=config.feature_dim)
+            fused = config.feature_dim
         self.fusion = nn.Sequential(nn.Linear(fused, config.fusion_dim), nn.ReLU(), nn.Dropout(config.fusion_dropout))
+        if config.dialogue_turns > 1:
+            self.dialogue = DialogueGru(dim=config.fusion_dim)
         # Not by the task's name alone: `type` or `values`, say, is a method of every ModuleDict, which then refuses it.
         self.heads = nn.ModuleDict(
             {f"{one.task}_head": nn.Linear(config.fusion_dim, len(one.names)) for one in label_sets}
         )
         self._tasks = tuple(one.task for one in label_sets)
-        for module in self._frozen:
-            module.requires_grad_(False)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return logits `(B, K)` float32 by task."""
-        features = torch.cat([self._features(name, batch) for name in self.config.modalities], dim=1)
-        fused = self.fusion(features)  # (B, fusion_dim)
-        return {task: self.heads[f"{task}_head"](fused).float() for task in self._tasks}
+        """Return logits `(B, K)` float32 by task.
+
+        Every parameter that is trained gets a gradient, if only of zeros, whatever the batch lacks: processes that
+        train together wait for each other's gradients.
+        """
+        features = [self._features(name, batch) for name in self.config.modalities]
+        joined = self.gated(features) if self.config.fusion == "gated" else torch.cat(features, dim=1)
+        fused = self.fusion(joined)  # (R, fusion_dim)
+        if self.config.dialogue_turns > 1:
+            judged = self.dialogue(fused, batch.window[:, -self.config.dialogue_turns :])
+        else:
+            judged = fused[: len(batch)]
+        if idle := self._idle(batch):
+            judged = judged + 0 * torch.stack([parameter.sum() for parameter in idle]).sum()
+        return {task: self.heads[f"{task}_head"](judged).float() for task in self._tasks}
+
+    def encode(self, name: Modality, batch: Batch) -> Tensor:
+        """Return what a backbone makes of a modality, `(R, W)` float32, zeros in the rows that do not have it."""
+        return _spread(self._hidden(name, batch).float(), batch.rows[name], num_rows=batch.num_rows)
 
     def train(self, mode: bool = True) -> "MultimodalModel":
         """Set the mode; frozen encoders stay in evaluation, so their batch statistics and dropout do not move."""
         super().train(mode)
-        for module in self._frozen:
-            module.eval()
+        for name in self._frozen:
+            self._backbone(name).eval()
         return self
 
-    def parameter_groups(self, *, learning_rate: float, encoder_learning_rate: float) -> list[dict[str, Any]]:
-        """Return what an optimizer trains: pre-trained encoders at their own rate, frozen ones not at all."""
-        finetuned = [parameter for module in self._finetuned for parameter in module.parameters()]
-        ids = {id(parameter) for parameter in finetuned}
-        rest = [item for item in self.parameters() if item.requires_grad and id(item) not in ids]
-        groups = [{"params": rest, "lr": learning_rate}]
-        if finetuned:
-            groups.append({"params": finetuned, "lr": encoder_learning_rate})
-        return groups
+    def parameter_groups(self, config: TrainConfig) -> list[dict[str, Any]]:
+        """Return what an optimizer trains, as groups with `name`, `params` and `lr`; the first starts from scratch.
+
+        Raises:
+            EncoderError: if `layer_decay` is asked for and the layers of an encoder are not known.
+        """
+        rates = {"text": config.text_learning_rate, "video": config.video_learning_rate}
+        groups = [
+            group
+            for name in self._finetuned
+            for group in layer_groups(
+                self._backbone(name), name=name, learning_rate=rates[name], decay=config.layer_decay
+            )
+        ]
+        finetuned = {id(parameter) for group in groups for parameter in group["params"]}
+        rest = [item for item in self.parameters() if item.requires_grad and id(item) not in finetuned]
+        return [{"name": "scratch", "params": rest, "lr": config.learning_rate}, *groups]
+
+    def frozen_state(self) -> dict[str, Tensor]:
+        """Return the part of the state dict that training never changes: what frozen backbones are made of."""
+        return {key: value for key, value in self.state_dict().items() if self._is_frozen(key)}
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Return the rest of the state dict."""
+        return {key: value for key, value in self.state_dict().items() if not self._is_frozen(key)}
+
+    def load_frozen_state(self, state: Mapping[str, Tensor]) -> None:
+        """Fill what `frozen_state` returns; `RuntimeError` if the tensors are not exactly those."""
+        load_part(self, state, names=self.frozen_state())
+
+    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
+        """Fill what `trained_state` returns; `RuntimeError` if the tensors are not exactly those."""
+        load_part(self, state, names=self.trained_state())
 
     def text_config(self) -> dict[str, Any] | None:
         """Return the Hugging Face config of the text encoder, with which a checkpoint is rebuilt without a network."""
-        if "text" not in self.encoders:
+        if "text" not in self.encoders or "text" in self._encoded:
             return None
-        backbone: Any = self.encoders["text"].backbone
+        backbone: Any = self._backbone("text")
         config: dict[str, Any] = backbone.config.to_diff_dict()
         return {**config, "model_type": backbone.config.model_type}
 
     def set_logmel_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Set what the log-mel is standardised by, `(M,)` each."""
-        audio = self.encoders["audio"]
-        assert isinstance(audio, AudioEncoder)
-        audio.logmel_mean.copy_(mean)
-        audio.logmel_std.copy_(std)
+        """Set what the log-mel is standardised by, `(M,)` each; it is not encoded."""
+        backbone = self._backbone("audio")
+        assert isinstance(backbone, AudioBackbone)
+        backbone.logmel_mean.copy_(mean)
+        backbone.logmel_std.copy_(std)
+
+    def _backbone(self, name: Modality) -> nn.Module:
+        backbone = self.encoders[name].backbone
+        assert isinstance(backbone, nn.Module)
+        return backbone
+
+    def _is_frozen(self, key: str) -> bool:
+        return any(key.startswith(f"encoders.{name}.backbone.") for name in self._frozen)
 
     def _features(self, name: Modality, batch: Batch) -> Tensor:
-        """Return `(B, D)`, zeros in the rows that do not have the modality."""
+        """Return `(R, D)`, zeros in the rows that do not have the modality."""
+        head = self.encoders[name].head
+        assert isinstance(head, nn.Module)
+        return _spread(head(self._hidden(name, batch)), batch.rows[name], num_rows=batch.num_rows)
+
+    def _hidden(self, name: Modality, batch: Batch) -> Tensor:
+        """Return `(n, W)` of a backbone, or what it once gave."""
         rows = batch.rows[name]
-        if len(rows) == len(batch):
-            return self._encode(name, batch, slice(None))
-        features = torch.zeros(len(batch), self.config.feature_dim, device=rows.device)
-        if len(rows):
-            features = features.index_copy(0, rows, self._encode(name, batch, rows).float())
-        return features
+        if name in self._encoded:
+            return _rows_of(batch.features[name], rows)
+        encoder: Any = self.encoders[name]
+        if name == "audio":  # without rows, too: its batch statistics are a matter of all processes
+            hidden = None if batch.logmel_hidden is None else _rows_of(batch.logmel_hidden, rows)
+            pooled: Tensor = encoder.encode(_rows_of(batch.logmel, rows), _rows_of(batch.num_hops, rows), hidden)
+            return pooled
+        if not len(rows):
+            return torch.zeros(0, encoder.width, device=rows.device)
+        arrays = (batch.frames,) if name == "video" else (batch.tokens, batch.token_mask)
+        chosen = [_rows_of(array, rows) for array in arrays]
+        output: Tensor
+        if name not in self._frozen:
+            output = encoder.encode(*chosen)
+            return output
+        with torch.inference_mode():
+            output = encoder.encode(*chosen)
+        return output.clone()  # what was made in inference mode can be no part of a graph
 
-    def _encode(self, name: Modality, batch: Batch, rows: Tensor | slice) -> Tensor:
-        encoder = self.encoders[name]
-        features: Tensor
-        if name == "video":
-            features = encoder(batch.frames[rows])
-        elif name == "audio":
-            features = encoder(batch.logmel[rows], batch.num_hops[rows])
-        else:
-            features = encoder(batch.tokens[rows], batch.token_mask[rows])
-        return features
+    def _idle(self, batch: Batch) -> list[nn.Parameter]:
+        """List the parameters that are trained and that a batch has nothing for."""
+        idle = []
+        for name in self.config.modalities:
+            if name not in self._encoded and name != "audio" and not len(batch.rows[name]):
+                idle += [item for item in self._backbone(name).parameters() if item.requires_grad]
+        return idle
 
-    def _encoder(
-        self, name: Modality, spec: FeatureSpec, text_config: dict[str, Any] | None, *, pretrained: bool
-    ) -> nn.Module:
-        config = self.config
-        if name == "audio":
-            return AudioEncoder(
-                num_mels=spec.audio.num_mels, feature_dim=config.feature_dim, dropout=config.encoder_dropout
-            )
-        if name == "video":
-            backbone = load_r3d_18(config.video_weights if pretrained else "none")
-            self._sort(name, backbone, from_scratch=config.video_weights == "none")
-            return VideoEncoder(backbone, feature_dim=config.feature_dim, dropout=config.encoder_dropout)
-        backbone = load_text_model(config.text_encoder, config=text_config if not pretrained else None, spec=spec.text)
-        self._sort(name, backbone, from_scratch=config.text_encoder == SCRATCH)
-        return TextEncoder(backbone, hidden_dim=backbone.config.hidden_size, feature_dim=config.feature_dim)
 
-    def _sort(self, name: Modality, backbone: nn.Module, *, from_scratch: bool) -> None:
-        """Decide whether a backbone is frozen, fine-tuned, or trained like everything else."""
-        if from_scratch:
-            return
-        (self._finetuned if name in self.config.train_encoders else self._frozen).append(backbone)
+def _rows_of(array: Tensor, rows: Tensor) -> Tensor:
+    # Indexing keeps channels-last memory, which `index_select` does not.
+    return array if len(rows) == len(array) else array[rows]
+
+
+def _spread(values: Tensor, rows: Tensor, *, num_rows: int) -> Tensor:
+    """Return `(R, D)` with `(n, D)` at `rows` and zeros elsewhere."""
+    if len(rows) == num_rows:
+        return values
+    everywhere = torch.zeros(num_rows, values.shape[1], device=values.device)
+    return everywhere.index_copy(0, rows, values.float())
+
+
+def _encoder(
+    name: Modality,
+    config: ModelConfig,
+    spec: FeatureSpec,
+    text_config: dict[str, Any] | None,
+    *,
+    pretrained: bool,
+    encoded_width: int,
+) -> nn.Module:
+    """Build an encoder, without a backbone where its output is there with a width above 0."""
+    feature_dim, dropout = config.feature_dim, config.encoder_dropout
+    if name == "audio":
+        audio = None if encoded_width else AudioBackbone(num_mels=spec.audio.num_mels)
+        return AudioEncoder(audio, width=encoded_width or AUDIO_WIDTH, feature_dim=feature_dim, dropout=dropout)
+    if name == "video":
+        video, width = None, encoded_width
+        if not encoded_width:
+            check_clip_size(config.video_encoder, spec.video)
+            video, width = load_video_model(config.video_encoder, config.video_weights if pretrained else "none")
+        return VideoEncoder(config.video_encoder, video, width=width, feature_dim=feature_dim, dropout=dropout)
+    text, width = None, encoded_width
+    if not encoded_width:
+        text_config = None if pretrained else text_config
+        text = load_text_model(config.text_encoder, pooling=config.text_pooling, config=text_config, spec=spec.text)
+        width = text.config.hidden_size
+    return TextEncoder(text, pooling=config.text_pooling, width=width, feature_dim=feature_dim)
+
+
+def _check_encoding(name: Modality, config: ModelConfig, encoding: Any) -> None:
+    """Refuse outputs of another encoder than the one that is asked for, and to train one that has only outputs.
+
+    Raises:
+        EncoderError: with what the shards hold and what to do.
+    """
+    if name in config.train_encoders:
+        what = f"the shards hold {name} as outputs of {encoding.encoder!r}, which cannot be trained any more"
+        then = f"give the shards that were encoded, or leave {name} out of `--train-encoders`"
+        raise EncoderError(describe(what, then=then))
+    wanted = {"video": str(config.video_encoder), "text": _tokenizer_name(config.text_encoder)}
+    if name in wanted and wanted[name] != _tokenizer_name(encoding.encoder):
+        what = f"the shards hold {name} as outputs of {encoding.encoder!r}, the model asks for {wanted[name]!r}"
+        then = f"pass `--{name}-encoder {encoding.encoder}`, or give the shards that were encoded"
+        raise EncoderError(describe(what, then=then))
+    if name == "text" and encoding.pooling != config.text_pooling:
+        what = f"the shards hold text pooled by {encoding.pooling!r}, the model asks for {config.text_pooling!r}"
+        then = f"pass `--text-pooling {encoding.pooling}`, or give the shards that were encoded"
+        raise EncoderError(describe(what, then=then))
 
 
 def _check_tokenizer(text_encoder: str, spec: TextSpec) -> None:

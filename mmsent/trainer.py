@@ -112,10 +112,7 @@ class Trainer:
             check=train_config.check,
             allocate=allocate,
         )
-        groups = model.parameter_groups(
-            learning_rate=train_config.learning_rate, encoder_learning_rate=train_config.text_learning_rate
-        )
-        self._optimizer = torch.optim.Adam(groups, fused=True)
+        self._optimizer = torch.optim.Adam(model.parameter_groups(train_config), fused=True)
         self._scheduler = ReduceLROnPlateau(
             self._optimizer, factor=train_config.plateau_factor, patience=train_config.plateau_patience
         )

@@ -32,6 +32,7 @@ class MeldDataset(TorchDataset[dict[str, Any]]):
     An item holds, without a batch axis, as `torch.utils.data.default_collate` wants it, and like those of
     `mmsent.dataset.ShardDataset`:
         `key`: str;
+        `sample`: int, the number of the utterance in the split;
         `text_input`: `input_ids` `(L,)` int64 and `attention_mask` `(L,)` int64, 1 where a token is real;
         `video_frames`: `(C, T, H, W)` uint8, a view in channels-last memory, zeros when absent;
         `audio_features`: `(M, S)` float16 log-mel, zeros when absent;
@@ -81,6 +82,7 @@ class MeldDataset(TorchDataset[dict[str, Any]]):
         present = [*(extracted.features[name].presence.present for name in MEDIA), bool(utterance.text.strip())]
         return {
             "key": utterance.key,
+            "sample": index % len(self),
             "text_input": {
                 "input_ids": torch.from_numpy(ids.astype(np.int64)),
                 "attention_mask": (torch.arange(len(ids)) < num_tokens).long(),

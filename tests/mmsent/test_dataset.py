@@ -44,6 +44,9 @@ def write(root: Path, *, storage: Storage = "raw") -> Path:
 def assert_same_batch(got: Batch, expected: Batch) -> None:
     for item in fields(Batch):
         ours, theirs = getattr(got, item.name), getattr(expected, item.name)
+        if ours is None or theirs is None:
+            assert ours is theirs, item.name
+            continue
         pairs = {"": (ours, theirs)} if isinstance(ours, Tensor) else {key: (ours[key], theirs[key]) for key in theirs}
         assert isinstance(ours, Tensor) or ours.keys() == theirs.keys()
         for key, (a, b) in pairs.items():

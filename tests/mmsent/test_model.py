@@ -1,17 +1,21 @@
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from mmsent.batch import Batch, to_device
-from mmsent.config import ModelConfig, TrainConfig
+from mmsent.config import Fusion, ModelConfig, TrainConfig
 from mmsent.errors import EncoderError
 from mmsent.model import MultimodalModel
 from shards.reader import Split
-from shards.schema import MELD_LABELS, LabelSet, Modality
+from shards.schema import MELD_LABELS, MODALITIES, FeatureSpec, LabelSet, Modality
+from tests.mmsent.batches import make_batch
 from tests.samples import loader_in_order, make_sample, make_spec, write_split
 
 SCRATCH = ModelConfig(text_encoder="scratch", video_weights="none")
@@ -82,26 +86,197 @@ def pretrained_text(folder: Path) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("trained", [(), ("text",)])
-def test_a_pretrained_encoder_is_trained_only_when_asked(tmp_path: Path, trained: tuple[Modality, ...]) -> None:
-    name = pretrained_text(tmp_path)
+def model_with_text(
+    folder: Path, *, trained: tuple[Modality, ...] = (), modalities: tuple[Modality, ...] = ("text",)
+) -> MultimodalModel:
+    name = pretrained_text(folder)
     spec = make_spec()
     spec = replace(spec, text=replace(spec.text, tokenizer=Path(name).name))
-    config = ModelConfig(modalities=("text",), text_encoder=name, train_encoders=trained)
-    model = MultimodalModel(config, spec=spec, label_sets=MELD_LABELS, pretrained=True).train()
+    config = replace(SCRATCH, modalities=modalities, text_encoder=name, train_encoders=trained)
+    torch.manual_seed(0)
+    return MultimodalModel(config, spec=spec, label_sets=MELD_LABELS, pretrained=True).train()
+
+
+@pytest.mark.parametrize("trained", [(), ("text",)])
+def test_a_pretrained_encoder_is_trained_only_when_asked(tmp_path: Path, trained: tuple[Modality, ...]) -> None:
+    model = model_with_text(tmp_path, trained=trained)
     backbone = model.encoders["text"].backbone
     assert isinstance(backbone, nn.Module)
-    groups = model.parameter_groups(learning_rate=1e-3, encoder_learning_rate=1e-5)
+    groups = model.parameter_groups(TrainConfig(learning_rate=1e-3, text_learning_rate=1e-5))
     in_groups = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     rates = {in_groups.get(id(parameter)) for parameter in backbone.parameters()}
     assert rates == ({1e-5} if trained else {None})
     assert backbone.training == bool(trained)
 
 
+def test_a_frozen_encoder_has_no_graph_and_no_gradient_and_stays_in_evaluation(tmp_path: Path) -> None:
+    model = model_with_text(tmp_path)
+    backbone = model.encoders["text"].backbone
+    assert isinstance(backbone, nn.Module)
+    seen: list[tuple[bool, bool]] = []
+    backbone.register_forward_hook(
+        lambda module, _inputs, output: seen.append((output.pooler_output.is_inference(), module.training))
+    )
+    logits = model(make_batch([0, 1, 2]))
+    sum(values.sum() for values in logits.values()).backward()
+    assert seen == [(True, False)]
+    assert all(parameter.grad is None for parameter in backbone.parameters())
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+
+
 def test_encoders_from_random_weights_are_always_trained() -> None:
     model = model_of(SCRATCH)
     assert all(parameter.requires_grad for parameter in model.parameters())
-    assert len(model.parameter_groups(learning_rate=1e-3, encoder_learning_rate=1e-5)) == 1
+    assert [group["name"] for group in model.parameter_groups(TrainConfig())] == ["scratch"]
+    assert model.frozen_state() == {}
+
+
+def test_every_trained_parameter_is_in_exactly_one_group_and_what_is_new_in_the_first(tmp_path: Path) -> None:
+    model = model_with_text(tmp_path, trained=("text",), modalities=("audio", "text"))
+    groups = model.parameter_groups(TrainConfig(layer_decay=0.5, text_learning_rate=1e-5, learning_rate=1e-3))
+    grouped = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters())
+    rates = {group["name"]: group["lr"] for group in groups}
+    assert rates == {"scratch": 1e-3, "text.top": 1e-5, "text.layer.0": 1e-5, "text.stem": 5e-6}
+
+
+def test_frozen_and_trained_weights_are_the_two_parts_of_all(tmp_path: Path) -> None:
+    model, other = model_with_text(tmp_path / "a"), model_with_text(tmp_path / "b")
+    frozen, trained = model.frozen_state(), model.trained_state()
+    assert {*frozen, *trained} == set(model.state_dict())
+    assert all(name.startswith("encoders.text.backbone.") for name in frozen)
+    assert not any(name.startswith("encoders.text.backbone.") for name in trained)
+    with torch.no_grad():
+        for tensor in other.state_dict().values():
+            tensor.zero_()
+    other.load_frozen_state(frozen)
+    other.load_trained_state(trained)
+    torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match="unknown"):
+        other.load_frozen_state(model.state_dict())
+
+
+NO_VIDEO: dict[int, tuple[Modality, ...]] = dict.fromkeys(range(3), ("video",))
+ALL_ABSENT: dict[int, tuple[Modality, ...]] = dict.fromkeys(range(3), MODALITIES)
+
+
+@pytest.mark.parametrize("fusion", ["concat", "gated"])
+@pytest.mark.parametrize("turns", [1, 3])
+@pytest.mark.parametrize(
+    "batch", [make_batch([0, 1, 2], absent=NO_VIDEO), make_batch([0, 1], absent=ALL_ABSENT), make_batch([])]
+)
+def test_every_trained_parameter_gets_a_gradient_whatever_a_batch_lacks(
+    batch: Batch, turns: int, fusion: Fusion
+) -> None:
+    model = model_of(replace(SCRATCH, dialogue_turns=turns, fusion=fusion)).train()
+    sum(logits.sum() for logits in model(batch).values()).backward()
+    assert [name for name, item in model.named_parameters() if item.grad is None] == []
+    video = model.encoders["video"].backbone
+    assert isinstance(video, nn.Module)
+    assert not any(item.grad.any() for item in video.parameters() if item.grad is not None)
+
+
+DIALOGUE = replace(SCRATCH, modalities=("audio", "text"), dialogue_turns=3)
+
+
+@settings(deadline=None, max_examples=15)
+@given(data=st.data())
+@pytest.mark.parametrize("fusion", ["concat", "gated"])
+def test_a_result_depends_on_the_sample_and_its_dialogue_alone(fusion: Fusion, data: st.DataObject) -> None:
+    """Not on the other samples of the batch, on where rows lie, or on how far the window reaches beyond the start."""
+    model = model_of(replace(DIALOGUE, fusion=fusion)).eval()
+    absent: dict[int, tuple[Modality, ...]] = {1: ("audio",), 2: ("text",), 3: MODALITIES}
+    numbers = data.draw(st.permutations(range(8)))
+    history = numbers[1 : 1 + data.draw(st.integers(0, 2))]
+    others = numbers[4 : 4 + data.draw(st.integers(0, 3))]
+    alone = make_batch([numbers[0], *history], window=[[*range(1, 1 + len(history)), 0]], absent=absent)
+    padding = data.draw(st.integers(0, 2))
+    first = 1 + len(others)
+    window = [[-1] * padding + [*range(first, first + len(history)), 0]]
+    window += [[-1] * (padding + len(history)) + [row] for row in range(1, first)]
+    together = make_batch([numbers[0], *others, *history], window=window, absent=absent)
+    with torch.inference_mode():
+        expected, got = model(alone), model(together)
+    for task in expected:
+        assert len(got[task]) == 1 + len(others)
+        torch.testing.assert_close(got[task][:1], expected[task], atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_looks_no_further_back_than_it_is_told_to() -> None:
+    model = model_of(replace(DIALOGUE, dialogue_turns=2)).eval()
+    batch = make_batch([0, 1, 2, 3], window=[[3, 2, 1, 0]])
+    near = make_batch([0, 1], window=[[1, 0]])
+    torch.testing.assert_close(model(batch), model(near))
+    far = model_of(DIALOGUE).eval()
+    assert not torch.allclose(far(batch)["emotion"], far(make_batch([0, 1], window=[[1, 0]]))["emotion"])
+
+
+def test_a_model_without_a_dialogue_judges_the_same_samples_of_a_batch_with_one() -> None:
+    model = model_of(replace(DIALOGUE, dialogue_turns=1)).eval()
+    with_history = make_batch([0, 1, 2], window=[[2, 0], [0, 1]])
+    torch.testing.assert_close(model(with_history), model(make_batch([0, 1])))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    encoder: str
+    pooling: str
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedSpec(FeatureSpec):
+    encoded: Mapping[Modality, Encoding]
+
+
+def encoded_spec(**encoded: Encoding) -> FeatureSpec:
+    spec = make_spec()
+    return EncodedSpec(video=spec.video, audio=spec.audio, text=spec.text, encoded=encoded)  # type: ignore[arg-type]
+
+
+AS_VIDEO = Encoding(encoder="r3d_18", pooling="", width=512)
+AS_TEXT = Encoding(encoder="scratch", pooling="pooler", width=128)
+AS_AUDIO = Encoding(encoder="scratch", pooling="", width=128)
+
+
+def test_encoded_shards_give_what_raw_ones_give_without_the_backbones() -> None:
+    raw = model_of(SCRATCH).eval()
+    absent: dict[int, tuple[Modality, ...]] = {1: ("video", "audio"), 2: ("text",)}
+    batch = make_batch([0, 1, 2], absent=absent, spec=make_spec(num_frames=8, size=16))
+    with torch.inference_mode():
+        features = {name: raw.encode(name, batch) for name in MODALITIES}
+    assert {name: tuple(values.shape) for name, values in features.items()} == {
+        "video": (3, 512),
+        "audio": (3, 128),
+        "text": (3, 128),
+    }
+    for name in MODALITIES:
+        there = features[name].any(dim=1).nonzero().flatten()
+        assert there.tolist() == batch.rows[name].tolist()
+    spec = encoded_spec(video=AS_VIDEO, audio=AS_AUDIO, text=AS_TEXT)
+    model = MultimodalModel(SCRATCH, spec=spec, label_sets=MELD_LABELS, pretrained=True).eval()
+    assert not any(".backbone." in name for name in model.state_dict())
+    assert model.text_config() is None
+    model.load_state_dict({name: value for name, value in raw.state_dict().items() if ".backbone." not in name})
+    empty = torch.zeros(0)
+    encoded = replace(batch, frames=empty, logmel=empty, tokens=empty, token_mask=empty, features=features)
+    torch.testing.assert_close(model(encoded), raw(batch))
+
+
+@pytest.mark.parametrize(
+    ("config", "encoding", "match"),
+    [
+        (replace(SCRATCH, video_encoder="mc3_18"), {"video": AS_VIDEO}, "--video-encoder r3d_18"),
+        (replace(SCRATCH, text_pooling="mean"), {"text": AS_TEXT}, "--text-pooling pooler"),
+        (replace(SCRATCH, text_encoder="roberta-base"), {"text": AS_TEXT}, "--text-encoder scratch"),
+        (ModelConfig(train_encoders=("video",)), {"video": AS_VIDEO}, "leave video out of `--train-encoders`"),
+    ],
+)
+def test_outputs_of_another_encoder_are_refused_with_the_remedy(
+    config: ModelConfig, encoding: dict[str, Encoding], match: str
+) -> None:
+    with pytest.raises(EncoderError, match=match):
+        MultimodalModel(config, spec=encoded_spec(**encoding), label_sets=MELD_LABELS, pretrained=True)
 
 
 def test_shards_tokenized_for_another_encoder_are_refused_with_the_remedy() -> None:
