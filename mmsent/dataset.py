@@ -111,17 +111,24 @@ def collate(items: Sequence[dict[str, Any]]) -> Batch:
     Args:
         items: Of `ShardDataset` or `preprocess.dataset.MeldDataset`, at least one.
     """
-    mask = torch.stack([item["text_input"]["attention_mask"] for item in items]).bool()  # (B, L)
-    length = max(1, int(mask.sum(dim=1).max()))
+    mask = _stacked([item["text_input"]["attention_mask"] for item in items]).bool()  # (B, L)
+    tokens = _stacked([item["text_input"]["input_ids"] for item in items])
+    if tokens.ndim == 2:
+        length = max(1, int(mask.sum(dim=1).max()))
+        tokens, mask = tokens[:, :length], mask[:, :length]
     present = torch.stack([item["present"] for item in items])  # (B, 3)
-    frames = torch.stack([item["video_frames"].permute(1, 2, 3, 0) for item in items])  # (B, T, H, W, C)
+    frames = [item["video_frames"] for item in items]
+    # (B, C, T, H, W) in channels-last memory, as the model wants it
+    video = _stacked([one.permute(1, 2, 3, 0) if one.ndim == 4 else one for one in frames])
     return Batch(
-        frames=frames.permute(0, 4, 1, 2, 3),  # (B, C, T, H, W) in channels-last memory, as the model wants it
-        logmel=torch.stack([item["audio_features"] for item in items]),
+        frames=video.permute(0, 4, 1, 2, 3) if video.ndim == 5 else video,
+        logmel=_stacked([item["audio_features"] for item in items]),
         num_hops=torch.tensor([item["num_hops"] for item in items]),
-        tokens=torch.stack([item["text_input"]["input_ids"] for item in items])[:, :length],
-        token_mask=mask[:, :length],
-        features={},
+        tokens=tokens,
+        token_mask=mask,
+        features={
+            name: torch.stack([item["features"][name] for item in items]) for name in items[0].get("features", ())
+        },
         rows={name: present[:, bit].nonzero().flatten() for bit, name in enumerate(MODALITIES)},
         window=torch.arange(len(items)).unsqueeze(1),  # each by itself: its dialogue is not among the items
         samples=torch.tensor([item["sample"] for item in items]),
@@ -131,6 +138,11 @@ def collate(items: Sequence[dict[str, Any]]) -> Batch:
             if name.endswith("_label")
         },
     )
+
+
+def _stacked(arrays: list[Tensor]) -> Tensor:
+    """Put arrays side by side; those of an encoded modality, which are empty, stay one empty array."""
+    return torch.stack(arrays) if arrays[0].shape != (0,) else arrays[0]
 
 
 def _opened_again(source: Source, check: bool, content_sha256: str) -> ShardDataset:

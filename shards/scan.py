@@ -12,8 +12,8 @@ from typing import Any
 
 from shards.codec import FEATURE_DTYPE, JPEG_MEMBER, RAW_DTYPES, ArrayMember
 from shards.errors import ShardError, describe
-from shards.foreign import SampleFacts, WholeTarInfo, read_facts, read_npy, read_npy_header
-from shards.schema import MODALITIES, Modality, check_key
+from shards.foreign import SampleFacts, WholeTarInfo, full_lengths, read_facts, read_npy, read_npy_header
+from shards.schema import MODALITIES, FeatureSpec, Modality, check_key
 from shards.strip import strip_size
 from shards.table import dialogue_number
 
@@ -80,10 +80,14 @@ class _Member:
     payload: bytes
 
 
-def scan_tar(path: Path) -> Iterator[Scanned]:
+def scan_tar(path: Path, *, spec: FeatureSpec | None = None) -> Iterator[Scanned]:
     """Read every sample of a tar, one at a time.
 
     A sample is what stands together under one key, the name up to its first dot, as WebDataset has it.
+
+    Args:
+        path: The tar.
+        spec: Where it is known, what the full lengths of encoded modalities are, which the tar does not tell.
 
     Raises:
         ShardError: naming the tar, and the member where it is one: the tar is compressed, cut off, damaged or two in
@@ -91,7 +95,7 @@ def scan_tar(path: Path) -> Iterator[Scanned]:
             is not what its name says.
     """
     try:
-        yield from _scan(path)
+        yield from _scan(path, spec)
     except (OSError, ValueError, tarfile.TarError) as exc:
         with path.open("rb") as file:
             compressed = file.read(6).startswith(_COMPRESSED)
@@ -108,7 +112,7 @@ def key_of(name: str) -> tuple[str, str]:
     return (f"{folder}{slash}{key}", extension.lower()) if key and dot else ("", "")
 
 
-def _scan(path: Path) -> Iterator[Scanned]:
+def _scan(path: Path, spec: FeatureSpec | None) -> Iterator[Scanned]:
     found: dict[str, _Member] = {}
     ignored: set[str] = set()
     keys: set[str] = set()
@@ -124,7 +128,7 @@ def _scan(path: Path) -> Iterator[Scanned]:
                 continue
             if key != current:
                 if current:
-                    yield _sample(current, found, ignored)
+                    yield _sample(current, found, ignored, spec)
                 if key in keys:
                     raise ValueError(f"{member.name}: key {key} comes twice, or its members do not stand together")
                 check_key(key)
@@ -140,7 +144,7 @@ def _scan(path: Path) -> Iterator[Scanned]:
                 raise ValueError(f"{member.name} is a link, a sparse file or no file: its values are not in one piece")
             found[extension] = _Member(member.offset_data, file.read())
         if current:
-            yield _sample(current, found, ignored)
+            yield _sample(current, found, ignored, spec)
         end = tar.offset
     with path.open("rb") as rest:
         rest.seek(end)
@@ -149,7 +153,7 @@ def _scan(path: Path) -> Iterator[Scanned]:
                 raise ValueError("more follows the end of the archive: two tars one after the other are not one")
 
 
-def _sample(key: str, found: Mapping[str, _Member], others: set[str]) -> Scanned:
+def _sample(key: str, found: Mapping[str, _Member], others: set[str], spec: FeatureSpec | None) -> Scanned:
     extensions, ignored = _chosen(key, found, others)
     arrays: dict[Modality, ArrayMember] = {}
     offsets: dict[str, int] = {}
@@ -166,7 +170,7 @@ def _sample(key: str, found: Mapping[str, _Member], others: set[str]) -> Scanned
         crc32 = zlib.crc32(memoryview(member.payload)[start:], crc32)
     offsets["json"], sizes["json"] = found["json"].start, len(found["json"].payload)
     try:
-        facts = read_facts(found["json"].payload, full=_full_lengths(arrays))
+        facts = read_facts(found["json"].payload, full=_full_lengths(arrays) if spec is None else full_lengths(spec))
     except ValueError as exc:
         raise ValueError(f"{key}.json: {exc}") from exc
     return Scanned(

@@ -92,7 +92,7 @@ def _walk_foreign(path: Path, *, index: Index, num_samples: int) -> Iterator[Wal
     count = 0
     arrays = array_members(index.spec)
     try:
-        for sample in scan_tar(path):
+        for sample in scan_tar(path, spec=index.spec):
             count += 1
             if count > num_samples:
                 break

@@ -197,3 +197,13 @@ def test_an_item_of_an_encoded_split_has_features_in_place_of_raw_arrays(tmp_pat
         }
         assert item["video_frames"].shape == item["text_input"]["input_ids"].shape == (0,)
         assert item["audio_features"].tolist() == sample.logmel.tolist()
+
+
+def test_a_torch_loader_gives_the_batches_of_ours_from_encoded_shards(tmp_path: Path) -> None:
+    spec = make_spec(widths={"video": 5, "text": 3})
+    samples = [make_sample(i, spec=spec, absent=("video",) if i == 1 else ()) for i in range(NUM_SAMPLES)]
+    write_split(tmp_path, samples, spec=spec)
+    got = list(DataLoader(ShardDataset(Split(tmp_path / "train")), batch_size=3, collate_fn=collate))
+    for ours, theirs in zip(got, batches_of_the_loader(tmp_path / "train", 3), strict=True):
+        assert ours.features.keys() == {"video", "text"}
+        assert_same_batch(ours, theirs)
