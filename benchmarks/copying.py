@@ -51,7 +51,7 @@ def load_all(loader: ShardLoader) -> int:
 def ways(split: Split) -> list[Way]:
     """Return what is compared."""
     order = Shuffled(len(split), seed=0)
-    payloads = [split.array_payload("frames", int(i)) for i in order.samples(0, 0, len(split))]
+    payloads = [split.array_payload("video", int(i)) for i in order.samples(0, 0, len(split))]
     found = []
     for num_slots in (1, 2, 3, 4):
         slots = np.zeros((num_slots, BATCH_SIZE, len(payloads[0])), np.uint8)

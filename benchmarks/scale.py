@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.codec import ARRAY_MEMBERS, array_shapes
+from shards.codec import array_members
 from shards.index import Index, ShardInfo, write_index
 from shards.loader import LoaderState, ShardLoader
 from shards.order import BlockShuffled, Shuffled
@@ -37,14 +37,14 @@ BATCH_SIZE = 32
 def make_split(directory: Path, num_samples: int) -> None:
     """Write a split of default samples whose payloads are holes."""
     spec = make_spec(num_frames=16, size=112, num_mels=64, num_hops=300)
-    sizes = {name: int(np.prod(shape)) * ARRAY_MEMBERS[name].itemsize for name, shape in array_shapes(spec).items()}
+    sizes = {name: member.num_bytes for name, member in array_members(spec).items()}
     sample_bytes = 1024 * (1 + sum(sizes.values()) // 1024) + 4096
     rows = np.zeros(SAMPLES_PER_SHARD, row_dtype(len(MELD_LABELS)))
     start = np.arange(SAMPLES_PER_SHARD) * sample_bytes
-    for name, size in sizes.items():
-        rows[f"{name}_offset"] = start
+    for modality, size in sizes.items():
+        rows[f"{modality}_offset"] = start
         start = start + size
-    rows["frames_bytes"], rows["num_tokens"], rows["present"] = sizes["frames"], 12, 7
+    rows["video_bytes"], rows["num_tokens"], rows["present"] = sizes["video"], 12, 7
     num_shards = -(-num_samples // SAMPLES_PER_SHARD)
     shards = []
     for number in range(num_shards):

@@ -149,16 +149,15 @@ def to_device(host: HostBatch, device: torch.device, *, non_blocking: bool = Fal
         length = max(1, int(host.num_tokens.max(initial=0)))  # never the padded length: it costs 9 times the tokens
         tokens, token_mask = host.tokens[:, :length].astype(np.int64), np.arange(length) < host.num_tokens[:, None]
     frames = move(host.frames)
-    window = getattr(host, "window", None)
     return Batch(
         frames=frames if _is_empty(frames) else frames.permute(0, 4, 1, 2, 3),  # (R, T, H, W, C), no copy
         logmel=move(host.logmel),
         num_hops=move(host.num_hops),
         tokens=move(tokens),
         token_mask=move(token_mask),
-        features={name: move(array) for name, array in getattr(host, "features", {}).items()},
+        features={name: move(array) for name, array in host.features.items()},
         rows={name: move(np.flatnonzero(host.present[:, i])) for i, name in enumerate(MODALITIES)},
-        window=move(np.arange(len(host), dtype=np.int64)[:, None] if window is None else window),
+        window=move(host.window),
         labels={task: move(labels) for task, labels in host.labels.items()},
         samples=torch.from_numpy(host.samples.copy()),
     )

@@ -21,11 +21,12 @@ from mmsent.feed import DeviceFeed
 from mmsent.precision import choose_device, resolve_precision
 from mmsent.stepper import Stepper
 from mmsent.trainer import new_model, new_stepper
-from shards.codec import ARRAY_MEMBERS, array_shapes, pixels
+from shards.codec import members, pixels
 from shards.errors import ExpectedError, ShardError, describe
 from shards.loader import ShardLoader
 from shards.order import Shuffled
 from shards.reader import Split
+from shards.schema import MODALITIES
 from shards.timing import Group, Way
 
 __all__ = ["file_ways", "loader_ways", "train_ways"]
@@ -55,12 +56,9 @@ def loader_ways(split: Split, *, num_samples: int, batch_size: int, readers: Seq
         for num_readers in readers
     }
     views = _payloads(split, num_samples)
-    shapes = array_shapes(split.spec)
-    batch = [
-        np.empty((batch_size, int(np.prod(shapes[name])) * ARRAY_MEMBERS[name].itemsize), np.uint8) for name in shapes
-    ]
+    batch = [np.empty((batch_size, member.num_bytes), np.uint8) for member in split.arrays.values()]
     ways = []
-    what = "memory" if split.spec.video.storage == "raw" else "the JPEGs"  # the loader also decodes them
+    what = "the JPEGs" if split.arrays["video"].is_jpeg else "memory"  # the loader also decodes them
     choices: tuple[tuple[Group, Look], ...] = (("loading", _glance), ("reading", _read_all))
     for group, look in choices:
         copy = partial(_repeat, partial(_copy, views, batch, look), num_passes)
@@ -70,7 +68,7 @@ def loader_ways(split: Split, *, num_samples: int, batch_size: int, readers: Seq
             run = partial(_repeat, partial(_iterate, loader, look), num_passes)
             ways.append(Way(name=name, kind="ours", group=group, num_readers=num_readers, run=run))
     for num_workers in (0, _WORKERS):
-        run = partial(_stock_webdataset, urls, batch_size, num_workers, num_samples)
+        run = partial(_stock_webdataset, urls, members(split.spec), batch_size, num_workers, num_samples)
         name = f"stock webdataset{_with(num_workers)}"
         ways.append(Way(name=name, kind="other", group="loading", run=run))
     return ways
@@ -83,9 +81,9 @@ def file_ways(split: Split, *, batch_size: int) -> Iterator[list[Way]]:
         num_samples = min(_FILES, len(split))
         for i in range(num_samples):
             sample = split.sample(i)
-            np.save(Path(folder) / f"{i}.frames.npy", pixels(sample.frames, split.spec.video))
-            np.save(Path(folder) / f"{i}.logmel.npy", sample.logmel)
-            np.save(Path(folder) / f"{i}.tokens.npy", sample.tokens)
+            for name, member in split.arrays.items():
+                array = pixels(sample.frames, split.spec.video) if member.is_jpeg else sample.array(name)
+                np.save(Path(folder) / f"{i}.{name}.npy", array)
         files = _Files(Path(folder), num_samples)
         yield [
             Way(
@@ -228,7 +226,7 @@ def _read_all(array: Any) -> None:
 
 def _payloads(split: Split, num_samples: int) -> list[list[Any]]:
     """Return views of all arrays of the first samples, so that nothing but the copy is left to time."""
-    return [[split.array_payload(name, i) for name in ARRAY_MEMBERS] for i in range(num_samples)]
+    return [[split.array_payload(name, i) for name in MODALITIES] for i in range(num_samples)]
 
 
 def _copy(views: list[list[Any]], batch: list[NDArray[np.uint8]], look: Look) -> int:
@@ -251,21 +249,20 @@ def _repeat(run: Callable[[], int], num_passes: int) -> int:
 def _iterate(loader: ShardLoader, look: Look) -> int:
     num_samples = 0
     for batch in loader:
-        for array in (batch.frames, batch.logmel, batch.tokens):
+        for array in (batch.frames, batch.logmel, batch.tokens, *batch.features.values()):
             look(array)
         num_samples += len(batch)
     return num_samples
 
 
-def _stock_webdataset(urls: list[str], batch_size: int, num_workers: int, num_samples: int) -> int:
+def _stock_webdataset(
+    urls: list[str], extensions: Sequence[str], batch_size: int, num_workers: int, num_samples: int
+) -> int:
     """Iterate the tars with stock webdataset: decode and batch, as its documentation shows."""
     import webdataset
 
     dataset: Any = (
-        webdataset.WebDataset(urls, shardshuffle=False)
-        .decode("rgb8")
-        .to_tuple("frames.npy;frames.jpg", "logmel.npy", "tokens.npy", "json")
-        .batched(batch_size)
+        webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8").to_tuple(*extensions).batched(batch_size)
     )
     if num_workers:
         dataset = DataLoader(dataset, batch_size=None, num_workers=min(num_workers, len(urls)))
@@ -286,9 +283,9 @@ class _Files(TorchDataset[dict[str, Any]]):
         return self._num_samples
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {name: torch.from_numpy(np.load(self._folder / f"{index}.{name}.npy")) for name in ARRAY_MEMBERS}
+        return {name: torch.from_numpy(np.load(self._folder / f"{index}.{name}.npy")) for name in MODALITIES}
 
 
 def _torch_files(files: _Files, batch_size: int, num_workers: int) -> int:
     loader: Any = DataLoader(files, batch_size=batch_size, shuffle=True, num_workers=num_workers)
-    return sum(len(batch["tokens"]) for batch in loader)
+    return sum(len(batch["text"]) for batch in loader)

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from mmsent.batch import Batch
-from shards.codec import ARRAY_MEMBERS, array_shapes, pixels
+from shards.codec import RAW_DTYPES, pixels
 from shards.errors import ShardCorruptError, describe
 from shards.maps import Source
 from shards.reader import Split
-from shards.schema import MODALITIES
+from shards.schema import MODALITIES, Modality
 
 __all__ = ["ShardDataset", "collate"]
 
@@ -36,7 +36,9 @@ class ShardDataset(TorchDataset[dict[str, Any]]):
         `audio_features`: `(M, S)` float16 log-mel, zeros when absent;
         `num_hops`: int, the real hops of it;
         `present`: `(3,)` bool for video, audio, text;
-        `<task>_label`: int, for each task of the split.
+        `<task>_label`: int, for each task of the split;
+        `features`: where modalities of the split are encoded, of each of these `(W,)` float32, zeros when absent. Its
+        place above is then empty, `(0,)`.
 
     Worker processes open the shards for themselves: what travels to them is the path.
     """
@@ -67,36 +69,40 @@ class ShardDataset(TorchDataset[dict[str, Any]]):
         arrays = self._checked_arrays(index) if self._check else self._arrays(index)
         row = self.split.rows[index]
         num_tokens = int(row["num_tokens"])
-        ids = arrays["tokens"].long()
+        empty = {name: torch.from_numpy(np.empty(0, dtype)) for name, dtype in RAW_DTYPES.items()}
+        raw = {name: empty[name] if name in self.split.spec.encoded else arrays[name] for name in MODALITIES}
+        features = {name: arrays[name] for name in self.split.spec.encoded}
+        ids = raw["text"].long()
         return {
             "key": self.split.meta(index).key,
             "sample": index,
             "text_input": {"input_ids": ids, "attention_mask": (torch.arange(len(ids)) < num_tokens).long()},
-            "video_frames": arrays["frames"].permute(3, 0, 1, 2),  # (T, H, W, C) -> (C, T, H, W), no copy
-            "audio_features": arrays["logmel"],
+            # (T, H, W, C) -> (C, T, H, W), no copy
+            "video_frames": raw["video"].permute(3, 0, 1, 2) if raw["video"].ndim == 4 else raw["video"],
+            "audio_features": raw["audio"],
             "num_hops": int(row["num_hops"]),
             "present": torch.tensor([bool(row["present"] >> bit & 1) for bit in range(len(MODALITIES))]),
             **{f"{labels.task}_label": int(row["labels"][task]) for task, labels in enumerate(self.split.label_sets)},
+            **({"features": features} if features else {}),
         }
 
     def __reduce__(self) -> tuple[Callable[..., "ShardDataset"], tuple[Source, bool, str]]:
         return _opened_again, (self.split.source, self._check, self.split.content_sha256)
 
-    def _arrays(self, index: int) -> dict[str, Tensor]:
+    def _arrays(self, index: int) -> dict[Modality, Tensor]:
         """Copy the arrays of one sample; a JPEG is decoded on the way."""
-        arrays: dict[str, NDArray[Any]] = {}
-        for name, shape in array_shapes(self.split.spec).items():
-            arrays[name] = np.empty((1, *shape), ARRAY_MEMBERS[name])
+        arrays: dict[Modality, NDArray[Any]] = {}
+        for name, member in self.split.arrays.items():
+            arrays[name] = np.empty((1, *member.shape), member.dtype)
         self.split.copy_arrays(self.split.places(np.array([index])), arrays)
         return {name: torch.from_numpy(array[0]) for name, array in arrays.items()}
 
-    def _checked_arrays(self, index: int) -> dict[str, Tensor]:
+    def _checked_arrays(self, index: int) -> dict[Modality, Tensor]:
         sample = self.split.sample(index)
-        frames = pixels(sample.frames, self.split.spec.video)
-        return {
-            name: torch.from_numpy(values)
-            for name, values in {"frames": frames, "logmel": sample.logmel, "tokens": sample.tokens}.items()
-        }
+        arrays = {name: sample.array(name) for name in MODALITIES}
+        if self.split.arrays["video"].is_jpeg:
+            arrays["video"] = pixels(sample.frames, self.split.spec.video)
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def collate(items: Sequence[dict[str, Any]]) -> Batch:
@@ -105,17 +111,24 @@ def collate(items: Sequence[dict[str, Any]]) -> Batch:
     Args:
         items: Of `ShardDataset` or `preprocess.dataset.MeldDataset`, at least one.
     """
-    mask = torch.stack([item["text_input"]["attention_mask"] for item in items]).bool()  # (B, L)
-    length = max(1, int(mask.sum(dim=1).max()))
+    mask = _stacked([item["text_input"]["attention_mask"] for item in items]).bool()  # (B, L)
+    tokens = _stacked([item["text_input"]["input_ids"] for item in items])
+    if tokens.ndim == 2:
+        length = max(1, int(mask.sum(dim=1).max()))
+        tokens, mask = tokens[:, :length], mask[:, :length]
     present = torch.stack([item["present"] for item in items])  # (B, 3)
-    frames = torch.stack([item["video_frames"].permute(1, 2, 3, 0) for item in items])  # (B, T, H, W, C)
+    frames = [item["video_frames"] for item in items]
+    # (B, C, T, H, W) in channels-last memory, as the model wants it
+    video = _stacked([one.permute(1, 2, 3, 0) if one.ndim == 4 else one for one in frames])
     return Batch(
-        frames=frames.permute(0, 4, 1, 2, 3),  # (B, C, T, H, W) in channels-last memory, as the model wants it
-        logmel=torch.stack([item["audio_features"] for item in items]),
+        frames=video.permute(0, 4, 1, 2, 3) if video.ndim == 5 else video,
+        logmel=_stacked([item["audio_features"] for item in items]),
         num_hops=torch.tensor([item["num_hops"] for item in items]),
-        tokens=torch.stack([item["text_input"]["input_ids"] for item in items])[:, :length],
-        token_mask=mask[:, :length],
-        features={},
+        tokens=tokens,
+        token_mask=mask,
+        features={
+            name: torch.stack([item["features"][name] for item in items]) for name in items[0].get("features", ())
+        },
         rows={name: present[:, bit].nonzero().flatten() for bit, name in enumerate(MODALITIES)},
         window=torch.arange(len(items)).unsqueeze(1),  # each by itself: its dialogue is not among the items
         samples=torch.tensor([item["sample"] for item in items]),
@@ -125,6 +138,11 @@ def collate(items: Sequence[dict[str, Any]]) -> Batch:
             if name.endswith("_label")
         },
     )
+
+
+def _stacked(arrays: list[Tensor]) -> Tensor:
+    """Put arrays side by side; those of an encoded modality, which are empty, stay one empty array."""
+    return torch.stack(arrays) if arrays[0].shape != (0,) else arrays[0]
 
 
 def _opened_again(source: Source, check: bool, content_sha256: str) -> ShardDataset:

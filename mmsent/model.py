@@ -22,7 +22,7 @@ from mmsent.video_encoder import RESNETS, VideoEncoder, check_clip_size, load_vi
 from mmsent.weights import load_part, weights_sha256
 from shards.errors import describe
 from shards.foreign import UNKNOWN
-from shards.schema import SCRATCH, FeatureSpec, LabelSet, Modality, TextSpec
+from shards.schema import SCRATCH, Encoding, FeatureSpec, LabelSet, Modality, TextSpec
 
 __all__ = ["MultimodalModel"]
 
@@ -58,7 +58,7 @@ class MultimodalModel(nn.Module):
         """
         super().__init__()
         self.config = config
-        encoded: Mapping[Modality, Any] = getattr(spec, "encoded", {})
+        encoded = spec.encoded
         self._encoded = frozenset(name for name in config.modalities if name in encoded)
         raw = [name for name in config.modalities if name not in self._encoded]
         for name in self._encoded:
@@ -273,7 +273,7 @@ def _encoder(
     return TextEncoder(text, pooling=config.text_pooling, width=width, feature_dim=feature_dim)
 
 
-def _check_encoding(name: Modality, config: ModelConfig, encoding: Any) -> None:
+def _check_encoding(name: Modality, config: ModelConfig, encoding: Encoding) -> None:
     """Refuse outputs of another encoder than the one that is asked for, and to train one that has only outputs.
 
     Raises:

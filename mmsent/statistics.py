@@ -58,7 +58,7 @@ def logmel_statistics(split: Split) -> tuple[Tensor, Tensor]:
         return torch.zeros(shape[0]), torch.ones(shape[0])
     columns = np.concatenate(
         [
-            split.array_payload("logmel", int(i)).view("<f2").reshape(shape)[:, : int(split.rows["num_hops"][i])].copy()
+            split.array_payload("audio", int(i)).view("<f2").reshape(shape)[:, : int(split.rows["num_hops"][i])].copy()
             for i in chosen  # copied, since a view would keep the disk space of a shard that its cache evicts
         ],
         axis=1,

@@ -19,7 +19,6 @@ from preprocess.config import Part, PreprocessConfig
 from preprocess.context import spoken, tokenize
 from preprocess.errors import DatasetError
 from preprocess.extract import MEDIA, Extract, Medium
-from preprocess.lock import locked
 from preprocess.plan import (
     PlannedShard,
     SourceDigests,
@@ -35,6 +34,7 @@ from preprocess.text import TextTokenizer, learn_tokenizer, load_tokenizer
 from shards.errors import ShardError, describe
 from shards.finish import finish_split
 from shards.index import ShardInfo, remove_index
+from shards.lock import locked
 from shards.schema import (
     MODALITIES,
     PRESENT,
@@ -174,7 +174,7 @@ def build_shards(
     """
     ours = check_run(dataset, out, config=config, tokenizer=tokenizer, remake=remake)  # leaves nothing in the folder
     _make_folder(out)
-    with locked(out, part):
+    with locked(out, number=part.number, count=part.count):
         for difference in check_claim(out, ours, remake=remake):  # and within it: another run may have come first
             _LOG.info("what is made in another way is made again: %s", difference)
         if part.count == 1:

@@ -8,11 +8,11 @@ from preprocess.build import Progress, SplitMade, build_shards, feature_spec
 from preprocess.claim import CLAIM_NAME, read_claim
 from preprocess.config import Part
 from preprocess.errors import DatasetError
-from preprocess.lock import locked
 from preprocess.plan import read_plan
 from preprocess.text import load_saved_tokenizer
 from shards.errors import ShardError, SpecMismatchError, describe
 from shards.finish import finish_split, restore_table
+from shards.lock import locked
 from shards.writer import read_record
 
 __all__ = ["complete_splits", "is_made_here", "repair_shards", "restore_tables"]
@@ -38,7 +38,7 @@ def complete_splits(out: Path) -> dict[str, int]:
     claim = read_claim(out)
     found: dict[str, int] = {}
     lacking: list[str] = []
-    with locked(out, Part()):
+    with locked(out):
         directories = sorted(path.parent.parent for path in out.glob("*/.work/plan.json"))
         if not directories:
             then = "copy the .work folders too, or run `mmsent preprocess`"
@@ -122,6 +122,6 @@ def restore_tables(out: Path, splits: Collection[str]) -> None:
         ShardError: as `shards.finish.restore_table` does, or the disk is full.
         OutputBusyError: if another run is writing to `out`.
     """
-    with locked(out, Part()):
+    with locked(out):
         for split in splits:
             restore_table(out / split)

@@ -2,7 +2,7 @@
 
 from shards.errors import ExpectedError
 
-__all__ = ["ClipError", "DatasetError", "OutputBusyError", "TokenizerError"]
+__all__ = ["ClipError", "DatasetError", "TokenizerError"]
 
 
 class ClipError(ExpectedError):
@@ -11,10 +11,6 @@ class ClipError(ExpectedError):
 
 class DatasetError(ExpectedError):
     """The folder or its annotations are not a dataset this program can read."""
-
-
-class OutputBusyError(ExpectedError):
-    """Another run is writing to the same folder."""
 
 
 class TokenizerError(ExpectedError):

@@ -1,6 +1,5 @@
 """What a run would take, from the annotations, the sizes of the files, and a few clips that are really decoded."""
 
-import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from preprocess.config import Part, PreprocessConfig
 from preprocess.extract import MEDIA
 from preprocess.plan import plan_shards, rows_sha256
 from preprocess.pool import Request, extract_all
-from shards.codec import ARRAY_MEMBERS, array_shapes
+from shards.codec import array_members
 from shards.schema import FeatureSpec, Modality
 from shards.writer import read_record
 
@@ -153,9 +152,9 @@ def _spread(items: Sequence[T]) -> Sequence[T]:
 
 def _sample_bytes(spec: FeatureSpec, pictures: Sequence[int]) -> dict[Modality, float]:
     """Return what a sample takes; `pictures` holds the sizes of some as they are stored."""
-    size = {name: ARRAY_MEMBERS[name].itemsize * math.prod(lengths) for name, lengths in array_shapes(spec).items()}
-    video = sum(pictures) / max(1, len(pictures)) if spec.video.storage == "jpeg" else size["frames"]
-    return {"video": video, "audio": size["logmel"], "text": size["tokens"] + _META_BYTES}
+    size = {name: member.num_bytes for name, member in array_members(spec).items()}
+    video = sum(pictures) / max(1, len(pictures)) if spec.video.storage == "jpeg" else size["video"]
+    return {"video": video, "audio": size["audio"], "text": size["text"] + _META_BYTES}
 
 
 def _measure(

@@ -11,10 +11,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from preprocess.extract import MEDIA, Extract, Feature, Medium
-from shards.codec import decode_sample
+from shards.codec import JPEG_MEMBER, decode_sample
 from shards.errors import ShardError
 from shards.index import ShardInfo
-from shards.schema import FeatureSpec, Sample
+from shards.schema import RAW_ARRAYS, FeatureSpec, Sample
 from shards.writer import Origin, read_rows
 
 __all__ = ["OldShard", "open_old_shard"]
@@ -103,12 +103,20 @@ def _sample(key: str, members: _Members) -> Sample | None:
             extension = member.name.partition(".")[2]
             file = members.tar.extractfile(member)
             payloads[extension] = file.read() if file is not None else b""
-            header_bytes = int(members.row[f"{extension.partition('.')[0]}_offset"]) - member.offset_data
+            header_bytes = int(members.row[_OFFSET_OF[extension]]) - member.offset_data
             crc32 = zlib.crc32(memoryview(payloads[extension])[header_bytes:], crc32)
         sample = decode_sample(payloads, where=key)
-    except (OSError, ShardError, tarfile.TarError, ValueError):
+    except (KeyError, OSError, ShardError, tarfile.TarError, ValueError):
         return None
     return sample if crc32 == members.row["crc32"] else None
+
+
+_OFFSET_OF = {
+    JPEG_MEMBER: "video_offset",
+    "json": "json_offset",
+    **{f"{array}.npy": f"{name}_offset" for name, array in RAW_ARRAYS.items()},
+}
+"""The field of the samples table that says where the values of a member begin, by extension."""
 
 
 def _feature(sample: Sample, medium: Medium) -> Feature:

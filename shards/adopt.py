@@ -115,7 +115,7 @@ class _Common:
     first: Scanned | None = None
     first_path: Path = field(default_factory=Path)
     tasks: tuple[str, ...] = ()
-    largest_token: int = 0
+    largest_token: int = -1
     books: list["_LabelBook"] = field(default_factory=list)
     splits: dict[tuple[str, int], str] = field(default_factory=dict)
     """The split of each sample, by its key and the CRC-32 of its content."""
@@ -142,8 +142,7 @@ class _Common:
             self.tasks = tuple(sorted(sample.facts.labels))
             self.books = [_LabelBook(task) for task in self.tasks]
         for what, ours, theirs in (
-            ("shapes", sample.shapes, self.first.shapes),
-            ("storage of frames", sample.storage, self.first.storage),
+            ("shapes", sample.outline, self.first.outline),
             ("label tasks", sorted(sample.facts.labels), list(self.tasks)),
         ):
             if ours != theirs:
@@ -157,7 +156,13 @@ class _Common:
     def spec(self) -> FeatureSpec:
         """Return the spec of all samples, of which there must be one."""
         assert self.first is not None
-        return foreign_spec(shapes=self.first.shapes, storage=self.first.storage, vocab_size=self.largest_token + 1)
+        arrays = self.first.arrays
+        return foreign_spec(
+            shapes={name: member.shape for name, member in arrays.items() if member.is_raw},
+            storage="jpeg" if arrays["video"].is_jpeg else "raw",
+            vocab_size=self.largest_token + 1,
+            widths={name: member.shape[0] for name, member in arrays.items() if not member.is_raw},
+        )
 
 
 class _LabelBook:

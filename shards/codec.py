@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,47 +16,110 @@ from numpy.typing import NDArray
 from shards.errors import ShardCorruptError, describe
 from shards.schema import (
     MODALITIES,
+    RAW_ARRAYS,
     FeatureSpec,
     LabelSet,
+    Modality,
     Note,
     Presence,
     Sample,
     SampleMeta,
     Source,
-    Storage,
     VideoSpec,
     canonical_json,
 )
 from shards.strip import decode_strip
 
 __all__ = [
-    "ARRAY_MEMBERS",
-    "array_shapes",
+    "FEATURE_DTYPE",
+    "JPEG_MEMBER",
+    "RAW_DTYPES",
+    "ArrayMember",
+    "array_members",
     "decode_meta",
     "decode_sample",
     "encode_sample",
-    "header_sizes",
+    "member_parts",
     "members",
     "npy_header",
     "pixels",
 ]
 
-ARRAY_MEMBERS: Mapping[str, np.dtype[Any]] = {
-    "frames": np.dtype("|u1"),
-    "logmel": np.dtype("<f2"),
-    "tokens": np.dtype("<i4"),
+RAW_DTYPES: Mapping[Modality, np.dtype[Any]] = {
+    "video": np.dtype("|u1"),
+    "audio": np.dtype("<f2"),
+    "text": np.dtype("<i4"),
 }
-"""Arrays of a sample and their dtypes, little-endian on every machine."""
+"""Of raw arrays, little-endian on every machine."""
+
+FEATURE_DTYPE = np.dtype("<f4")
+"""Of the outputs of encoders."""
+
+JPEG_MEMBER = "frames.jpg"
+"""Extension of frames with JPEG storage."""
 
 
-def members(storage: Storage) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayMember:
+    """The member that holds the array of one modality: of one kind and shape in all samples of a split."""
+
+    extension: str
+    """What follows the key and a dot: `frames.npy`, `frames.jpg`; `video.npy` of an encoded one."""
+    shape: tuple[int, ...]
+    """Of the array in a batch, which a JPEG is decoded to."""
+    dtype: np.dtype[Any]
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether it is what the model is to be given, and not the output of an encoder."""
+        return self.extension.partition(".")[0] in RAW_ARRAYS.values()
+
+    @property
+    def is_jpeg(self) -> bool:
+        """Whether it must be decoded, and its size is another in each sample."""
+        return self.extension == JPEG_MEMBER
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the array in a batch, without the header of the member."""
+        size = self.dtype.itemsize
+        for length in self.shape:
+            size *= length
+        return size
+
+    @property
+    def header(self) -> bytes:
+        """What stands in the member before the values, where this program wrote it: nothing of a JPEG."""
+        return b"" if self.is_jpeg else npy_header(self.shape, self.dtype)
+
+
+def array_members(spec: FeatureSpec) -> dict[Modality, ArrayMember]:
+    """Return the member of each modality, in the order in which they stand in the tar."""
+    return {name: _array_member(name, spec) for name in MODALITIES}
+
+
+def _array_member(name: Modality, spec: FeatureSpec) -> ArrayMember:
+    if name in spec.encoded:
+        return ArrayMember(extension=f"{name}.npy", shape=(spec.encoded[name].width,), dtype=FEATURE_DTYPE)
+    is_jpeg = name == "video" and spec.video.storage == "jpeg"
+    shapes: Mapping[Modality, tuple[int, ...]] = {
+        "video": spec.video.shape,
+        "audio": spec.audio.shape,
+        "text": spec.text.shape,
+    }
+    extension = JPEG_MEMBER if is_jpeg else f"{RAW_ARRAYS[name]}.npy"
+    return ArrayMember(extension=extension, shape=shapes[name], dtype=RAW_DTYPES[name])
+
+
+def members(spec: FeatureSpec) -> tuple[str, ...]:
     """Return the extensions of a sample's members in the order in which they stand in the tar."""
-    return ("frames.jpg" if storage == "jpeg" else "frames.npy", "logmel.npy", "tokens.npy", "json")
+    return (*(member.extension for member in array_members(spec).values()), "json")
 
 
-def array_shapes(spec: FeatureSpec) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each array, the same in every sample: `(T, H, W, 3)`, `(M, S)`, `(L,)`."""
-    return {"frames": spec.video.shape, "logmel": spec.audio.shape, "tokens": spec.text.shape}
+def member_parts(spec: FeatureSpec) -> tuple[tuple[str, str, int], ...]:
+    """Return of each of `members` its modality or `json`, its extension, and its bytes that come before the values."""
+    arrays = array_members(spec).items()
+    return (*((name, member.extension, len(member.header)) for name, member in arrays), ("json", "json", 0))
 
 
 def npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
@@ -68,14 +132,6 @@ def npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
         buffer, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     )
     return buffer.getvalue()
-
-
-def header_sizes(spec: FeatureSpec) -> dict[str, int]:
-    """Return for each array the bytes of its member that come before the values: none of a JPEG's."""
-    return {
-        name: 0 if _is_jpeg(name, spec) else len(npy_header(shape, ARRAY_MEMBERS[name]))
-        for name, shape in array_shapes(spec).items()
-    }
 
 
 def pixels(frames: NDArray[np.uint8], spec: VideoSpec) -> NDArray[np.uint8]:
@@ -93,20 +149,23 @@ def encode_sample(sample: Sample, *, spec: FeatureSpec, label_sets: Sequence[Lab
     Raises:
         ValueError: if an array does not have the shape and dtype of `spec`, or a label is not in `label_sets`.
     """
+    if sample.features.keys() != spec.encoded.keys():
+        has, needs = ([*names] or "none" for names in (sample.features, spec.encoded))
+        raise ValueError(f"{sample.meta.key}: it has features of {has}, the spec wants them of {needs}")
     payloads = {}
-    for name, shape in array_shapes(spec).items():
-        array: NDArray[Any] = getattr(sample, name)
-        dtype = ARRAY_MEMBERS[name]
-        if _is_jpeg(name, spec):
-            if array.ndim != 1 or array.dtype != dtype:
+    for name, member in array_members(spec).items():
+        array = sample.array(name)
+        what = member.extension.partition(".")[0]
+        if member.is_jpeg:
+            if array.ndim != 1 or array.dtype != member.dtype:
                 raise ValueError(
-                    f"{sample.meta.key}: frames must be the bytes of a JPEG, got {array.shape} {array.dtype}"
+                    f"{sample.meta.key}: {what} must be the bytes of a JPEG, got {array.shape} {array.dtype}"
                 )
-            payloads["frames.jpg"] = array.tobytes()
-            continue
-        if array.shape != shape or array.dtype != dtype:
-            raise ValueError(f"{sample.meta.key}: {name} must be {shape} {dtype}, got {array.shape} {array.dtype}")
-        payloads[f"{name}.npy"] = npy_header(shape, dtype) + np.ascontiguousarray(array).tobytes()
+        elif array.shape != member.shape or array.dtype != member.dtype:
+            raise ValueError(
+                f"{sample.meta.key}: {what} must be {member.shape} {member.dtype}, got {array.shape} {array.dtype}"
+            )
+        payloads[member.extension] = member.header + np.ascontiguousarray(array).tobytes()
     payloads["json"] = canonical_json(_meta_to_json(sample.meta, label_sets))
     return payloads
 
@@ -121,17 +180,21 @@ def decode_sample(payloads: Mapping[str, bytes | memoryview], *, where: str) -> 
     Raises:
         ShardCorruptError: if a member is missing, is not what its name says, or holds a pickle.
     """
+    arrays: dict[str, NDArray[Any]] = {}
+    features: dict[Modality, NDArray[np.float32]] = {}
     try:
-        arrays = {
-            name: np.frombuffer(bytearray(payloads["frames.jpg"]), dtype)
-            if name == "frames" and "frames.jpg" in payloads
-            else _read_array(bytes(payloads[f"{name}.npy"]), dtype)
-            for name, dtype in ARRAY_MEMBERS.items()
-        }
+        for name, dtype in RAW_DTYPES.items():
+            if f"{name}.npy" in payloads:
+                features[name] = _read_array(bytes(payloads[f"{name}.npy"]), FEATURE_DTYPE)
+                arrays[RAW_ARRAYS[name]] = np.empty(0, dtype)
+            elif name == "video" and JPEG_MEMBER in payloads:
+                arrays["frames"] = np.frombuffer(bytearray(payloads[JPEG_MEMBER]), dtype)
+            else:
+                arrays[RAW_ARRAYS[name]] = _read_array(bytes(payloads[f"{RAW_ARRAYS[name]}.npy"]), dtype)
         text = payloads["json"]
     except (KeyError, ValueError) as exc:
         raise _unreadable(exc, where) from exc
-    return Sample(meta=decode_meta(text, where=where), **arrays)
+    return Sample(meta=decode_meta(text, where=where), **arrays, features=features)
 
 
 def decode_meta(text: bytes | memoryview, *, where: str) -> SampleMeta:
@@ -160,10 +223,6 @@ def _read_array(payload: bytes, dtype: np.dtype[Any]) -> NDArray[Any]:
     if not payload.startswith(header):
         raise ValueError(f"an array does not begin with the .npy header of {dtype} values")
     return np.frombuffer(bytearray(payload), dtype, offset=len(header)).reshape(shape)
-
-
-def _is_jpeg(name: str, spec: FeatureSpec) -> bool:
-    return name == "frames" and spec.video.storage == "jpeg"
 
 
 def _unreadable(exc: Exception, where: str) -> ShardCorruptError:

@@ -7,6 +7,7 @@ __all__ = [
     "ExpectedError",
     "FormatVersionError",
     "GaveUpError",
+    "OutputBusyError",
     "RemoteError",
     "RemoteMissingError",
     "ShardCorruptError",
@@ -21,6 +22,10 @@ class ExpectedError(Exception):
 
     Takes exactly one string, because a worker process rebuilds its exception as `cls(*args)`.
     """
+
+
+class OutputBusyError(ExpectedError):
+    """Another run is writing to the same folder."""
 
 
 class ShardError(ExpectedError):

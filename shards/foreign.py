@@ -11,15 +11,17 @@ import struct
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.codec import ARRAY_MEMBERS
+from shards.codec import ArrayMember
 from shards.schema import (
     MODALITIES,
     AudioSpec,
+    Encoding,
     FeatureSpec,
     Modality,
     Presence,
@@ -72,6 +74,8 @@ class SampleFacts:
     """Real frames, hops and tokens."""
     present: tuple[bool, bool, bool]
     """In the order of `MODALITIES`."""
+    dialogue_id: str
+    """Empty where it does not say."""
 
 
 class WholeTarInfo(tarfile.TarInfo):
@@ -96,16 +100,24 @@ class WholeTarInfo(tarfile.TarInfo):
             raise tarfile.ReadError(f"{exc} in place of the archive's end mark") from exc
 
 
-def foreign_spec(*, shapes: Mapping[str, tuple[int, ...]], storage: Storage, vocab_size: int) -> FeatureSpec:
+def foreign_spec(
+    *,
+    shapes: Mapping[Modality, tuple[int, ...]],
+    storage: Storage,
+    vocab_size: int,
+    widths: Mapping[Modality, int] = MappingProxyType({}),
+) -> FeatureSpec:
     """Return the spec of tars that tell shapes alone.
 
     Args:
-        shapes: `(T, H, W, 3)` of frames, `(M, S)` of logmel, `(L,)` of tokens.
+        shapes: `(T, H, W, 3)` of video, `(M, S)` of audio, `(L,)` of text; of those that are not encoded.
         storage: Of the frames.
         vocab_size: Above every token id.
+        widths: Of each modality that is encoded, how many numbers there are in place of its raw array.
     """
-    num_frames, height, width, _ = shapes["frames"]
-    num_mels, num_hops = shapes["logmel"]
+    num_frames, height, width, _ = shapes.get("video", (0, 0, 0, 3))
+    num_mels, num_hops = shapes.get("audio", (0, 0))
+    (max_tokens,) = shapes.get("text", (0,))
     return FeatureSpec(
         video=VideoSpec(
             num_frames=num_frames,
@@ -136,10 +148,14 @@ def foreign_spec(*, shapes: Mapping[str, tuple[int, ...]], storage: Storage, voc
             tokenizer_sha256=UNKNOWN,
             vocab_size=vocab_size,
             pad_id=0,
-            max_tokens=shapes["tokens"][0],
+            max_tokens=max_tokens,
             normalisation=UNKNOWN,
             context_utterances=0,
         ),
+        encoded={
+            name: Encoding(encoder=UNKNOWN, weights_sha256=UNKNOWN, pooling="", width=size, precision=UNKNOWN)
+            for name, size in widths.items()
+        },
     )
 
 
@@ -157,18 +173,14 @@ def foreign_meta(payload: bytes | memoryview, *, key: str, split: str, spec: Fea
     facts = read_facts(payload, full=full_lengths(spec))
     value = json.loads(bytes(payload))
 
-    def text(name: str) -> str:
-        said = value.get(name, "")
-        return str(said) if isinstance(said, str | int) else ""
-
     return SampleMeta(
         key=key,
         split=split,
-        dialogue_id=text("dialogue_id"),
-        utterance_id=text("utterance_id"),
+        dialogue_id=facts.dialogue_id,
+        utterance_id=_text(value, "utterance_id"),
         turn_index=0,
-        speaker=text("speaker"),
-        text=text("text"),
+        speaker=_text(value, "speaker"),
+        text=_text(value, "text"),
         labels={task: label.name for task, label in facts.labels.items()},
         num_frames=facts.lengths[0],
         num_hops=facts.lengths[1],
@@ -185,7 +197,7 @@ def foreign_meta(payload: bytes | memoryview, *, key: str, split: str, spec: Fea
 
 
 def full_lengths(spec: FeatureSpec) -> tuple[int, int, int]:
-    """Return `(T, S, L)`."""
+    """Return `(T, S, L)`; 0 where an encoder's output is all that is known."""
     return spec.video.num_frames, spec.audio.num_hops, spec.text.max_tokens
 
 
@@ -230,24 +242,23 @@ def read_npy_header(head: bytes | memoryview) -> tuple[np.dtype[Any], tuple[int,
     return dtype, sizes, end
 
 
-def read_npy(payload: bytes | memoryview, name: str, *, shape: tuple[int, ...]) -> NDArray[Any]:
+def read_npy(payload: bytes | memoryview, member: ArrayMember) -> NDArray[Any]:
     """Return the values of a `.npy` file as a view.
 
     Args:
         payload: The whole file.
-        name: Which of `ARRAY_MEMBERS` it is.
-        shape: That it must have.
+        member: What it must hold.
 
     Raises:
         ValueError: if it is no `.npy` file, has another shape or dtype, or more or fewer values than it says.
     """
     dtype, found, start = read_npy_header(payload)
-    expected = ARRAY_MEMBERS[name]
-    if dtype != expected or found != shape:
-        raise ValueError(f"it is {found} {dtype.str}, the spec says {shape} {expected.str}")
-    if len(payload) - start != expected.itemsize * int(np.prod(shape)):
-        raise ValueError(f"it holds {len(payload) - start:,} bytes of values, not what {shape} {expected.str} needs")
-    return np.frombuffer(payload, expected, offset=start).reshape(shape)
+    if dtype != member.dtype or found != member.shape:
+        raise ValueError(f"it is {found} {dtype.str}, the spec says {member.shape} {member.dtype.str}")
+    if len(payload) - start != member.num_bytes:
+        needed = f"{member.shape} {member.dtype.str} needs"
+        raise ValueError(f"it holds {len(payload) - start:,} bytes of values, not what {needed}")
+    return np.frombuffer(payload, member.dtype, offset=start).reshape(member.shape)
 
 
 def read_facts(payload: bytes | memoryview, *, full: tuple[int, int, int]) -> SampleFacts:
@@ -255,11 +266,11 @@ def read_facts(payload: bytes | memoryview, *, full: tuple[int, int, int]) -> Sa
 
     `labels` has by task a name, or `{"name": …}` with or without an `index`. A modality is present unless `presence`
     says that it is not. `num_frames`, `num_hops` and `num_tokens` are the full lengths, or 0 for what is absent, unless
-    they are there.
+    they are there. Where the full length is 0, so is the real one, whatever it says.
 
     Args:
         payload: The json.
-        full: `(T, S, L)`.
+        full: As `full_lengths` has it.
 
     Raises:
         ValueError: if it is no json object, or a value in it is none of these.
@@ -270,11 +281,17 @@ def read_facts(payload: bytes | memoryview, *, full: tuple[int, int, int]) -> Sa
     presence = _mapping(value.get("presence", {}), "presence")
     present = tuple(_present(presence.get(name, {}), name) for name in MODALITIES)
     lengths = tuple(
-        _length(value.get(_LENGTH_OF[name], size if there else 0), _LENGTH_OF[name], at_most=size)
+        _length(value.get(_LENGTH_OF[name], size if there else 0), _LENGTH_OF[name], at_most=size) if size else 0
         for name, size, there in zip(MODALITIES, full, present, strict=True)
     )
     labels = {task: _label(item, task) for task, item in _mapping(value.get("labels", {}), "labels").items()}
-    return SampleFacts(labels=labels, lengths=lengths, present=present)  # type: ignore[arg-type]
+    dialogue_id = _text(value, "dialogue_id")
+    return SampleFacts(labels=labels, lengths=lengths, present=present, dialogue_id=dialogue_id)  # type: ignore[arg-type]
+
+
+def _text(value: Mapping[str, Any], name: str) -> str:
+    said = value.get(name, "")
+    return str(said) if isinstance(said, str | int) else ""
 
 
 def _mapping(value: object, name: str) -> Mapping[str, Any]:

@@ -2,10 +2,11 @@
 
 No worker processes, no parsing, no collate and no allocation per batch: nothing but the copy (docs/decisions/0002).
 
-Shape letters: B batch, T frames, H height, W width, M mel bins, S hops, L tokens.
+Shape letters: B batch, R rows, K utterances, T frames, H height, W width (of features: how many), M mel bins, S hops,
+L tokens.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.codec import ARRAY_MEMBERS, array_shapes
+from shards.codec import RAW_DTYPES, ArrayMember
 from shards.maps import Ahead
 from shards.order import BlockShuffled, InOrder, Order, num_steps, rank_share, step_slice
 from shards.reader import Places, Split, present
 from shards.ring import Ring
+from shards.schema import MODALITIES, RAW_ARRAYS, Modality
+from shards.turns import check_dialogues, rows_of_turns
 
-__all__ = ["Allocate", "HostBatch", "LoaderState", "ShardLoader"]
+__all__ = ["Allocate", "HostBatch", "LoaderState", "ShardLoader", "batch_arrays"]
 
 Allocate = Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]]
 """Makes the memory of a batch, for example page-locked for a GPU. Called once per array and ring slot."""
@@ -45,30 +48,38 @@ class HostBatch:
 
     The arrays are valid until the next batch is asked for: copy what must live longer.
 
+    Of its R rows the first B are the samples of the batch. The others, if it brings dialogues, are earlier utterances
+    that are not among these, each once, in the order of the split.
+
     Attributes:
-        frames: `(B, T, H, W, 3)` uint8.
-        logmel: `(B, M, S)` float16.
-        tokens: `(B, L)` int32.
-        num_frames: `(B,)` int64, real frames; likewise `num_hops` and `num_tokens`.
-        present: `(B, 3)` bool, in the order of `shards.schema.MODALITIES`.
+        frames: `(R, T, H, W, 3)` uint8; `(0,)` if video is encoded or not asked for, likewise the next two.
+        logmel: `(R, M, S)` float16.
+        tokens: `(R, L)` int32.
+        features: `(R, W)` float32 of each encoded modality that was asked for.
+        num_frames: `(R,)` int64, real frames; likewise `num_hops` and `num_tokens`.
+        present: `(R, 3)` bool, in the order of `shards.schema.MODALITIES`; False for what was not asked for.
         labels: `(B,)` int64 by task.
-        samples: `(B,)` int64, place of each sample in the split.
+        samples: `(R,)` int64, place of each row in the split.
+        window: `(B, K)` int64, rows of the last K utterances of each sample's dialogue, oldest first, itself last; -1
+            where the dialogue began later. Without dialogues K is 1.
         global_size: Samples of the global batch, over all ranks. B may be 0 on a ragged tail; this is not.
     """
 
     frames: NDArray[np.uint8]
     logmel: NDArray[np.float16]
     tokens: NDArray[np.int32]
+    features: Mapping[Modality, NDArray[np.float32]]
     num_frames: NDArray[np.int64]
     num_hops: NDArray[np.int64]
     num_tokens: NDArray[np.int64]
     present: NDArray[np.bool_]
     labels: Mapping[str, NDArray[np.int64]]
     samples: NDArray[np.int64]
+    window: NDArray[np.int64]
     global_size: int
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.window)
 
 
 class ShardLoader:
@@ -92,6 +103,8 @@ class ShardLoader:
         num_readers: int = 1,
         ring_size: int = 3,
         check: bool = False,
+        modalities: Collection[Modality] = MODALITIES,
+        dialogue_turns: int = 1,
         allocate: Allocate = np.empty,
     ) -> None:
         """Prepare a loader; memory is taken and threads start with the first iteration.
@@ -105,16 +118,27 @@ class ShardLoader:
             num_readers: Threads that copy, all into the batch that is needed first.
             ring_size: Batches in memory, the one in use included; at least 2, so that one is filled meanwhile.
             check: Compare every sample with its CRC-32: a quarter of the speed (`benchmarks/copying.py`).
+            modalities: Whose arrays are wanted; no memory is taken for others, and nothing copied.
+            dialogue_turns: K, how many utterances of a dialogue a sample comes with, itself included. A rank brings
+                those of its own share.
             allocate: Makes the arrays.
 
         Raises:
-            ValueError: if a count is out of range.
+            ValueError: if a count is out of range, or there is no such modality.
+            ShardError: if `dialogue_turns` is above 1 and the split does not say which samples are a dialogue.
         """
         if batch_size < 1 or num_readers < 1 or ring_size < 2 or not 0 <= rank < world_size:
             raise ValueError(
                 f"need batch_size >= 1, num_readers >= 1, ring_size >= 2, 0 <= rank < world_size; got "
                 f"{batch_size=}, {num_readers=}, {ring_size=}, {rank=}, {world_size=}"
             )
+        if dialogue_turns < 1 or not modalities or not set(modalities) <= set(MODALITIES):
+            raise ValueError(
+                f"need dialogue_turns >= 1 and modalities of {', '.join(MODALITIES)}; got "
+                f"{dialogue_turns=}, {modalities=}"
+            )
+        if dialogue_turns > 1:
+            check_dialogues(split.rows["dialogue"], where=split.source.location)
         self.split = split
         self.order = order
         self.batch_size = batch_size
@@ -124,8 +148,10 @@ class ShardLoader:
         self._num_parts = 1 if num_readers == 1 else 2 * num_readers  # finer than readers, so that none waits long
         self._ring_size = ring_size
         self._check = check
+        self._arrays = {name: member for name, member in split.arrays.items() if name in modalities}
+        self._dialogue_turns = dialogue_turns
         self._allocate = allocate
-        self._slots: list[dict[str, NDArray[Any]]] = []
+        self._slots: list[dict[Modality, NDArray[Any]]] = []
         self._under_way = ExitStack()
         self._state = LoaderState(order=order.identity, epoch=0, position=0)
 
@@ -162,6 +188,8 @@ class ShardLoader:
             batch_size=self.batch_size,
             rank=self._rank,
             world_size=self._world_size,
+            modalities=self._arrays.keys(),
+            dialogue_turns=self._dialogue_turns,
         )
         ring = Ring(
             num_slots=self._ring_size,
@@ -188,27 +216,35 @@ class ShardLoader:
 
     def _ahead(self, start: LoaderState) -> Ahead | None:
         """Return which shards the rest of an epoch needs, if they come in an order."""
+        before = self._dialogue_turns - 1  # so many samples before one that is asked for are needed with it
+        num_samples = self._ring_size * self.batch_size + before
         if isinstance(self.order, InOrder):
-            first = int(np.searchsorted(self.split.shard_ends, start.position, side="right"))
+            first = int(np.searchsorted(self.split.shard_ends, max(0, start.position - before), side="right"))
             shards = np.arange(first, len(self.split.shard_ends))
-            shards_per_block = 1
-        elif isinstance(self.order, BlockShuffled):
-            first = self.order.first_shard(start.epoch, start.position)
-            shards = self.order.shards(start.epoch)[first:]
-            shards_per_block = self.order.shards_per_block
-        else:
-            return None
-        sizes = np.array([shard.num_samples for shard in self.split.index.shards])[shards]
-        block_sizes = np.add.reduceat(sizes, np.arange(0, len(sizes), shards_per_block))
-        num_blocks = _most_touched(block_sizes, self._ring_size * self.batch_size)
-        return Ahead(shards.tolist(), num_at_once=num_blocks * shards_per_block)
+            return Ahead(shards.tolist(), num_at_once=_most_touched(self._shard_sizes[shards], num_samples))
+        if isinstance(self.order, BlockShuffled):
+            size = self.order.shards_per_block
+            shards = self.order.shards(start.epoch)[self.order.first_shard(start.epoch, start.position) :]
+            starts = np.arange(0, len(shards), size)
+            num_blocks = _most_touched(np.add.reduceat(self._shard_sizes[shards], starts), num_samples)
+            if not before:
+                return Ahead(shards.tolist(), num_at_once=num_blocks * size)
+            # The dialogue of a shard's first sample may have begun in the shard before it: that is brought with it.
+            wanted: list[int] = []
+            for begin in starts:
+                block = shards[begin : begin + size]
+                wanted += [*np.maximum(block - 1, 0).tolist(), *block.tolist()]
+            return Ahead(list(dict.fromkeys(wanted)), num_at_once=2 * num_blocks * size)
+        return None
 
-    def _new_slot(self) -> dict[str, NDArray[Any]]:
+    @property
+    def _shard_sizes(self) -> NDArray[np.int64]:
+        return np.array([shard.num_samples for shard in self.split.index.shards])
+
+    def _new_slot(self) -> dict[Modality, NDArray[Any]]:
         largest = -(-self.batch_size // self._world_size)  # the largest share of a full global batch
-        return {
-            name: self._allocate((largest, *shape), ARRAY_MEMBERS[name])
-            for name, shape in array_shapes(self.split.spec).items()
-        }
+        num_rows = min(largest * self._dialogue_turns, largest + len(self.split))
+        return {name: self._allocate((num_rows, *member.shape), member.dtype) for name, member in self._arrays.items()}
 
     def _fill(self, plan: "_Plan", slot: int, part: int) -> None:
         """Copy a part of a batch into a slot."""
@@ -220,8 +256,26 @@ class ShardLoader:
             self.split.check_arrays(places, arrays)
 
     def _batch(self, plan: "_Plan", slot: int) -> HostBatch:
-        arrays: dict[str, Any] = {name: array[: len(plan.places)] for name, array in self._slots[slot].items()}
-        return HostBatch(**arrays, **plan.facts, samples=plan.places.samples, global_size=plan.global_size)
+        arrays = {name: array[: len(plan.places)] for name, array in self._slots[slot].items()}
+        return HostBatch(
+            **batch_arrays(arrays, self._arrays),
+            **plan.facts,
+            samples=plan.places.samples,
+            window=plan.window,
+            global_size=plan.global_size,
+        )
+
+
+def batch_arrays(arrays: Mapping[Modality, NDArray[Any]], members: Mapping[Modality, ArrayMember]) -> dict[str, Any]:
+    """Return the fields `frames`, `logmel`, `tokens` and `features` of a `HostBatch` from arrays by modality."""
+    raw = {RAW_ARRAYS[name]: np.empty(0, dtype) for name, dtype in RAW_DTYPES.items()}
+    features = {}
+    for name, array in arrays.items():
+        if members[name].is_raw:
+            raw[RAW_ARRAYS[name]] = array
+        else:
+            features[name] = array
+    return {**raw, "features": features}
 
 
 def _most_touched(sizes: NDArray[np.int64], num_samples: int) -> int:
@@ -239,15 +293,28 @@ class _Plan:
     """What one batch of one rank needs."""
 
     places: Places
+    """Of its rows, R of them."""
     facts: dict[str, Any]
-    """The fields of `HostBatch` that need no payload."""
+    """Lengths, presence and labels, as in `HostBatch`."""
+    window: NDArray[np.int64]
     global_size: int
 
 
 class _Planner:
     """Turns steps, counted from a state, into plans. For one thread at a time."""
 
-    def __init__(self, split: Split, order: Order, start: LoaderState, *, batch_size: int, rank: int, world_size: int):
+    def __init__(
+        self,
+        split: Split,
+        order: Order,
+        start: LoaderState,
+        *,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        modalities: Collection[Modality],
+        dialogue_turns: int,
+    ) -> None:
         self._num_samples = order.num_samples  # asked once: some orders add it up, shard by shard
         self.num_steps = num_steps(self._num_samples, batch_size=batch_size, position=start.position)
         self._split = split
@@ -256,6 +323,8 @@ class _Planner:
         self._batch_size = batch_size
         self._rank = rank
         self._world_size = world_size
+        self._wanted = np.array([name in modalities for name in MODALITIES])
+        self._dialogue_turns = dialogue_turns
         self._window_start = 0
         self._window = np.empty(0, dtype=np.int64)
 
@@ -264,14 +333,16 @@ class _Planner:
         position = self._start.position
         where = step_slice(step, num_samples=self._num_samples, batch_size=self._batch_size, position=position)
         batch = self._ordered(where.start, where.stop)
-        places = self._split.places(rank_share(batch, rank=self._rank, world_size=self._world_size))
+        asked = rank_share(batch, rank=self._rank, world_size=self._world_size)
+        dialogues = self._split.rows["dialogue"]
+        samples, window = rows_of_turns(asked, dialogues=dialogues, num_turns=self._dialogue_turns)
+        places = self._split.places(samples)
         rows = places.rows
         facts: dict[str, Any] = {name: rows[name].astype(np.int64) for name in ("num_frames", "num_hops", "num_tokens")}
-        facts["present"] = present(rows)
-        facts["labels"] = {
-            labels.task: rows["labels"][:, task].astype(np.int64) for task, labels in enumerate(self._split.label_sets)
-        }
-        return _Plan(places=places, facts=facts, global_size=len(batch))
+        facts["present"] = present(rows) & self._wanted
+        labels = rows["labels"][: len(asked)].astype(np.int64)
+        facts["labels"] = {item.task: labels[:, task].copy() for task, item in enumerate(self._split.label_sets)}
+        return _Plan(places=places, facts=facts, window=window, global_size=len(batch))
 
     def _ordered(self, start: int, stop: int) -> NDArray[np.int64]:
         """Return the samples at some places of the epoch, of which many are computed at a time."""

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.codec import ARRAY_MEMBERS, array_shapes, decode_meta, pixels
+from shards.codec import RAW_DTYPES, array_members, decode_meta, pixels
 from shards.errors import ShardCorruptError, ShardError, describe
 from shards.foreign import foreign_meta, is_foreign
 from shards.maps import LocalSource, Source, copy_bytes
 from shards.scan import key_of
-from shards.schema import MODALITIES, FeatureSpec, LabelSet, Sample, SampleMeta
+from shards.schema import MODALITIES, RAW_ARRAYS, FeatureSpec, LabelSet, Modality, Sample, SampleMeta
 
 __all__ = ["Places", "Split", "present", "read_split"]
 
@@ -55,6 +55,7 @@ class Split:
         files: Its shards.
         shard_ends: `(shards,)` int64, samples up to and with each shard.
         rows: `(num_samples,)` of `shards.table.row_dtype`, read-only and mapped: the samples table.
+        arrays: The member of each modality.
     """
 
     def __init__(self, source: Path | Source) -> None:
@@ -73,9 +74,8 @@ class Split:
             raise ShardError(describe("the split has no samples", file=self.source.location, then=then))
         self.rows = self.source.table(self.index)
         self.shard_ends = np.cumsum([shard.num_samples for shard in self.index.shards])
-        self._array_bytes = {
-            name: int(np.prod(shape)) * ARRAY_MEMBERS[name].itemsize for name, shape in array_shapes(self.spec).items()
-        }
+        self.arrays = array_members(self.spec)
+        self._num_bytes = {name: member.num_bytes for name, member in self.arrays.items()}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -116,13 +116,13 @@ class Split:
             found.append(f"tasks: {len(label_sets)} against {len(self.label_sets)}")
         return found
 
-    def array_payload(self, name: str, sample: int) -> NDArray[np.uint8]:
-        """Return the bytes of one array of one sample, `(bytes,)`, a view of the mapped shard: nothing is copied.
+    def array_payload(self, name: Modality, sample: int) -> NDArray[np.uint8]:
+        """Return the bytes of one modality of one sample, `(bytes,)`, a view of the mapped shard: nothing is copied.
 
-        With JPEG storage those of `frames` are the JPEG's.
+        With JPEG storage those of video are the JPEG's.
         """
         start = int(self.rows[f"{name}_offset"][sample])
-        size = int(self.rows["frames_bytes"][sample]) if name == "frames" else self._array_bytes[name]
+        size = int(self.rows["video_bytes"][sample]) if name == "video" else self._num_bytes[name]
         return self._shard_bytes(sample)[start : start + size]
 
     def places(self, samples: NDArray[np.int64]) -> Places:
@@ -136,47 +136,47 @@ class Split:
             self.files.check_unchanged(number)
         return Places(samples=samples, rows=self.rows[samples], shards=shards)
 
-    def copy_arrays(self, places: Places, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def copy_arrays(self, places: Places, arrays: Mapping[Modality, NDArray[Any]]) -> None:
         """Copy arrays of samples out of the shards; a JPEG is decoded on the way.
 
         NumPy releases the GIL while it copies, Pillow while it decodes.
 
         Args:
             places: Of B samples.
-            arrays: By name, contiguous `(B, …)` of the shape and dtype of the split's spec, to be filled.
+            arrays: Of some modalities, contiguous `(B, …)` of the shape and dtype in `self.arrays`, to be filled.
 
         Raises:
             ShardCorruptError: if a JPEG cannot be decoded.
         """
         shards = [self.files.bytes_of(number) for number in places.shards.tolist()]
         for name, array in arrays.items():
-            if name == "frames" and self.spec.video.storage == "jpeg":
+            if self.arrays[name].is_jpeg:
                 self._decode_frames(places, array)
                 continue
-            size = self._array_bytes[name]
+            size = self._num_bytes[name]
             offsets = places.rows[f"{name}_offset"].tolist()
             copies = array.reshape(-1).view(np.uint8).reshape(len(array), size)
             for shard, offset, copy in zip(shards, offsets, copies, strict=True):
                 copy_bytes(shard[offset : offset + size], copy)
 
-    def check_arrays(self, places: Places, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Compare what `copy_arrays` copied with the CRC-32 of each sample.
+    def check_arrays(self, places: Places, arrays: Mapping[Modality, NDArray[Any]]) -> None:
+        """Compare what `copy_arrays` copied, and what it left, with the CRC-32 of each sample.
 
         Raises:
             ShardCorruptError: if the bytes are not the ones that were written.
         """
         for row, sample in enumerate(places.samples.tolist()):
             crc32 = 0
-            for name, array in arrays.items():
-                decoded = name == "frames" and self.spec.video.storage == "jpeg"
-                payload = self.array_payload(name, sample) if decoded else array[row].reshape(-1).view(np.uint8)
+            for name, member in self.arrays.items():
+                copied = name in arrays and not member.is_jpeg
+                payload = arrays[name][row].reshape(-1).view(np.uint8) if copied else self.array_payload(name, sample)
                 crc32 = zlib.crc32(payload.data, crc32)
             self._check_crc32(sample, zlib.crc32(self._json(sample), crc32))
 
     def _decode_frames(self, places: Places, frames: NDArray[Any]) -> None:
         for row, sample in enumerate(places.samples.tolist()):
             try:
-                frames[row] = pixels(self.array_payload("frames", sample), self.spec.video)
+                frames[row] = pixels(self.array_payload("video", sample), self.spec.video)
             except ValueError as exc:
                 what = f"the frames of sample {sample} of the split cannot be decoded: {exc}"
                 then = "run `mmsent verify`"
@@ -189,16 +189,21 @@ class Split:
             ShardCorruptError: if its bytes are not the ones that were written, or as `places`.
         """
         self.files.check_unchanged(self._shard_number(sample))
-        arrays = {}
+        arrays: dict[str, NDArray[Any]] = {}
+        features: dict[Modality, NDArray[np.float32]] = {}
         crc32 = 0
-        for name, shape in array_shapes(self.spec).items():
+        for name, member in self.arrays.items():
             values = self.array_payload(name, sample)
             crc32 = zlib.crc32(values.data, crc32)
-            array = np.frombuffer(bytearray(values), ARRAY_MEMBERS[name])
-            arrays[name] = array if name == "frames" and self.spec.video.storage == "jpeg" else array.reshape(shape)
+            array = np.frombuffer(bytearray(values), member.dtype)
+            if name in self.spec.encoded:
+                features[name] = array
+                arrays[RAW_ARRAYS[name]] = np.empty(0, RAW_DTYPES[name])
+            else:
+                arrays[RAW_ARRAYS[name]] = array if member.is_jpeg else array.reshape(member.shape)
         text = self._json(sample)
         self._check_crc32(sample, zlib.crc32(text, crc32))
-        return Sample(meta=self._meta_of(sample, text), **arrays)
+        return Sample(meta=self._meta_of(sample, text), **arrays, features=features)
 
     def meta(self, sample: int) -> SampleMeta:
         """Decode what is known of one sample, without its arrays.

@@ -23,11 +23,13 @@ __all__ = [
     "FORMAT_VERSION",
     "MELD_LABELS",
     "MODALITIES",
+    "RAW_ARRAYS",
     "SCRATCH",
     "SENTIMENT",
     "SPLITS",
     "AudioSpec",
     "Difference",
+    "Encoding",
     "FeatureSpec",
     "LabelSet",
     "Modality",
@@ -47,12 +49,15 @@ __all__ = [
     "check_key",
 ]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Raised by any change of the files that a reader could notice. `docs/format.md` is the normative text."""
 
 Modality = Literal["video", "audio", "text"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 """The order is part of the format: bit i of a row's `present` is modality i."""
+
+RAW_ARRAYS: Mapping[Modality, str] = MappingProxyType({"video": "frames", "audio": "logmel", "text": "tokens"})
+"""What the raw array of a modality is called: in a tar, a `Sample` and a batch."""
 
 SPLITS = ("train", "dev", "test")
 
@@ -171,6 +176,26 @@ class TextSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """How the output of an encoder was made of a raw array: float32 `(W,)`, zeros where the modality is absent."""
+
+    encoder: str
+    """Its name, like `r3d_18` or `bert-base-uncased`."""
+    weights_sha256: str
+    """Over the state dict of what was run: two encoders of one name may have learned different things."""
+    pooling: str
+    """How one vector was made of many tokens; empty unless it is text."""
+    width: int
+    """W."""
+    precision: str = _provenance()
+    """`fp32`, `bf16` or `fp16`: of the forward pass, whatever the numbers are stored in."""
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"width must be at least 1, got {self.width}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """One field in which two specs disagree."""
 
@@ -189,10 +214,20 @@ class FeatureSpec:
     video: VideoSpec
     audio: AudioSpec
     text: TextSpec
+    encoded: Mapping[Modality, Encoding] = field(default_factory=dict, hash=False)
+    """Modalities of which a sample has the output of an encoder in place of the raw array; the part of such a one still
+    says how the encoder's input was made. Not to be changed, though it is a plain dict, which a worker can be sent."""
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.encoded) - set(MODALITIES):
+            raise ValueError(f"encoded may name {', '.join(MODALITIES)}, got {sorted(unknown)}")
+        in_order = {name: self.encoded[name] for name in MODALITIES if name in self.encoded}
+        object.__setattr__(self, "encoded", in_order)
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         """Return plain values, nested as the dataclasses are."""
-        return {part.name: _plain(getattr(self, part.name)) for part in fields(self)}
+        parts: dict[str, dict[str, Any]] = {name: _plain(getattr(self, name)) for name in MODALITIES}
+        return {**parts, "encoded": {name: _plain(encoding) for name, encoding in self.encoded.items()}}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Mapping[str, Any]]) -> "FeatureSpec":
@@ -202,10 +237,14 @@ class FeatureSpec:
             ShardError: if a field is missing or unknown.
         """
         try:
+            encoded: Mapping[Any, Mapping[str, Any]] = value["encoded"]
             return cls(
-                video=VideoSpec(**value["video"]), audio=AudioSpec(**value["audio"]), text=TextSpec(**value["text"])
+                video=VideoSpec(**value["video"]),
+                audio=AudioSpec(**value["audio"]),
+                text=TextSpec(**value["text"]),
+                encoded={name: Encoding(**said) for name, said in encoded.items()},
             )
-        except (KeyError, TypeError) as exc:
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise ShardError(describe(f"a feature spec does not have the expected fields: {exc}")) from exc
 
     def differences(self, other: "FeatureSpec", *, provenance: bool) -> list[Difference]:
@@ -217,19 +256,26 @@ class FeatureSpec:
                 another version is not kept in place of a new one; they do not decide meaning, so weights still fit.
         """
         found = []
-        for part in fields(self):
-            ours, theirs = getattr(self, part.name), getattr(other, part.name)
-            for item in fields(ours):
-                if item.metadata.get("provenance") and not provenance:
-                    continue
-                a, b = getattr(ours, item.name), getattr(theirs, item.name)
-                if a != b:
-                    found.append(Difference(field=f"{part.name}.{item.name}", ours=a, theirs=b))
+        for name in MODALITIES:
+            found += _differences(name, getattr(self, name), getattr(other, name), provenance=provenance)
+        for name in MODALITIES:
+            ours, theirs = self.encoded.get(name), other.encoded.get(name)
+            if ours is not None and theirs is not None:
+                found += _differences(f"encoded.{name}", ours, theirs, provenance=provenance)
+            elif ours is not theirs:
+                made = [f"outputs of {encoding.encoder}" if encoding else "raw" for encoding in (ours, theirs)]
+                found.append(Difference(field=f"encoded.{name}", ours=made[0], theirs=made[1]))
         return found
 
     def fingerprints(self) -> dict[str, str]:
         """Return the SHA-256 of each part, provenance included, as hex: arrays of equal ones can be used again."""
-        return {name: hashlib.sha256(canonical_json(_plain(getattr(self, name)))).hexdigest() for name in MODALITIES}
+        found: dict[str, str] = {}
+        for name in MODALITIES:
+            part = _plain(getattr(self, name))
+            if name in self.encoded:
+                part["encoded"] = _plain(self.encoded[name])
+            found[name] = hashlib.sha256(canonical_json(part)).hexdigest()
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,12 +380,21 @@ class Sample:
             `shards.codec.pixels` gives `(T, H, W, 3)` of either.
         logmel: `(M, S)` float16, natural log of mel power; zeros after `meta.num_hops`.
         tokens: `(L,)` int32; `pad_id` after `meta.num_tokens`.
+        features: `(W,)` float32 of each encoded modality, whose raw array is then empty, `(0,)`.
     """
 
     meta: SampleMeta
     frames: "NDArray[np.uint8]"
     logmel: "NDArray[np.float16]"
     tokens: "NDArray[np.int32]"
+    features: "Mapping[Modality, NDArray[np.float32]]" = field(default_factory=dict)
+
+    def array(self, modality: Modality) -> "NDArray[Any]":
+        """Return what is stored of a modality: its features where it is encoded, else its raw array."""
+        if modality in self.features:
+            return self.features[modality]
+        found: NDArray[Any] = getattr(self, RAW_ARRAYS[modality])
+        return found
 
 
 def check_key(key: str) -> None:
@@ -359,5 +414,19 @@ def canonical_json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
-def _plain(part: VideoSpec | AudioSpec | TextSpec) -> dict[str, Any]:
+_Part = VideoSpec | AudioSpec | TextSpec | Encoding
+
+
+def _differences(prefix: str, ours: _Part, theirs: _Part, *, provenance: bool) -> list[Difference]:
+    found = []
+    for item in fields(ours):
+        if item.metadata.get("provenance") and not provenance:
+            continue
+        a, b = getattr(ours, item.name), getattr(theirs, item.name)
+        if a != b:
+            found.append(Difference(field=f"{prefix}.{item.name}", ours=a, theirs=b))
+    return found
+
+
+def _plain(part: _Part) -> dict[str, Any]:
     return {item.name: getattr(part, item.name) for item in fields(part)}

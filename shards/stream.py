@@ -21,11 +21,11 @@ import numpy as np
 import webdataset
 from numpy.typing import NDArray
 
-from shards.codec import array_shapes, members, pixels
+from shards.codec import array_members, members, pixels
 from shards.errors import ShardError, describe
 from shards.foreign import SampleFacts, WholeTarInfo, full_lengths, read_facts, read_npy
-from shards.loader import HostBatch
-from shards.schema import FeatureSpec, LabelSet
+from shards.loader import HostBatch, batch_arrays
+from shards.schema import FeatureSpec, LabelSet, Modality
 
 __all__ = ["ShardStream"]
 
@@ -61,7 +61,7 @@ class ShardStream:
         Args:
             urls: Paths, `http://…`, `pipe:command` and what else `webdataset` opens, with brace patterns like
                 `train-{00000..00078}.tar`. With the environment variable `WDS_SECURE=1`, `webdataset` refuses pipes.
-            spec: What the arrays must look like: shapes and storage.
+            spec: What the arrays must look like: shapes and storage, and which modalities are encoded.
             label_sets: Tasks and their labels; a label's index follows from its name, here, whatever the tar says.
             batch_size: Samples of a batch.
             shuffle_buffer: Samples that are held in memory and drawn from; 0 keeps the order of the tars. Above 0, each
@@ -81,6 +81,8 @@ class ShardStream:
         self.spec = spec
         self.label_sets = tuple(label_sets)
         self.batch_size = batch_size
+        self._arrays = array_members(spec)
+        self._extensions = members(spec)
         self._shuffle_buffer = shuffle_buffer
         self._seed = seed
         self._passes = 0
@@ -106,48 +108,45 @@ class ShardStream:
     def _samples(self, urls: Sequence[str]) -> Iterator["_Streamed"]:
         """Yield the samples of all tars, each checked."""
         number = 0
-        for group in webdataset.tariterators.group_by_keys(_members_of_all(urls, wanted=members(self._storage))):
+        for group in webdataset.tariterators.group_by_keys(_members_of_all(urls, wanted=self._extensions)):
             yield self._checked(group, number)
             number += 1
         if not number:
             raise ShardError(describe("there are no samples in these tars", file=", ".join(urls), then=_LOOK))
 
-    @property
-    def _storage(self) -> Any:
-        return self.spec.video.storage
-
     def _checked(self, group: Mapping[str, Any], number: int) -> "_Streamed":
         where = f"{group['__url__']}, {group['__key__']}"
-        if lacking := [member for member in members(self._storage) if member not in group]:
+        if lacking := [extension for extension in self._extensions if extension not in group]:
             what = f"a sample lacks {', '.join(lacking)}"
+            encoded = f"; encoded are {', '.join(self.spec.encoded)}" if self.spec.encoded else ""
             then = (
                 "write its members one after another under one key; a key ends at its first dot. The spec's storage is "
-                f"{self._storage}"
+                f"{self.spec.video.storage}{encoded}"
             )
             raise ShardError(describe(what, file=where, then=then))
-        member = "json"
+        extension = "json"
         try:
-            facts = read_facts(group["json"], full=full_lengths(self.spec))
+            facts = read_facts(group[extension], full=full_lengths(self.spec))
             labels = tuple(_label_index(facts, labels) for labels in self.label_sets)
-            arrays = {}
-            for name, shape in array_shapes(self.spec).items():
-                member = f"{name}.npy"
-                if name == "frames" and self._storage == "jpeg":
-                    member = "frames.jpg"
-                    arrays[name] = pixels(np.frombuffer(group[member], np.uint8), self.spec.video)
+            arrays: dict[Modality, NDArray[Any]] = {}
+            for name, member in self._arrays.items():
+                extension = member.extension
+                payload = group[extension]
+                if member.is_jpeg:
+                    arrays[name] = pixels(np.frombuffer(payload, np.uint8), self.spec.video)
                 else:
-                    arrays[name] = read_npy(group[member], name, shape=shape)
+                    arrays[name] = read_npy(payload, member)
         except ValueError as exc:
             then = "make it as the spec and the label sets say, or give those that it was made with"
-            raise ShardError(describe(f"{member} cannot be used: {exc}", file=where, then=then)) from exc
+            raise ShardError(describe(f"{extension} cannot be used: {exc}", file=where, then=then)) from exc
         return _Streamed(number=number, arrays=arrays, facts=facts, labels=labels)
 
     def _batch(self, samples: Sequence["_Streamed"]) -> HostBatch:
         """Copy samples into fresh arrays."""
-        arrays = {name: np.stack([sample.arrays[name] for sample in samples]) for name in array_shapes(self.spec)}
+        arrays = {name: np.stack([sample.arrays[name] for sample in samples]) for name in self._arrays}
         lengths = np.array([sample.facts.lengths for sample in samples], np.int64)
         return HostBatch(
-            **arrays,
+            **batch_arrays(arrays, self._arrays),
             num_frames=lengths[:, 0].copy(),
             num_hops=lengths[:, 1].copy(),
             num_tokens=lengths[:, 2].copy(),
@@ -157,6 +156,7 @@ class ShardStream:
                 for task, labels in enumerate(self.label_sets)
             },
             samples=np.array([sample.number for sample in samples], np.int64),
+            window=np.arange(len(samples))[:, None],
             global_size=len(samples),
         )
 
@@ -167,7 +167,7 @@ class _Streamed:
 
     number: int
     """Place in the pass before shuffling."""
-    arrays: Mapping[str, NDArray[Any]]
+    arrays: Mapping[Modality, NDArray[Any]]
     facts: SampleFacts
     labels: tuple[int, ...]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from shards.codec import array_shapes, decode_sample, encode_sample, header_sizes, members, pixels
+from shards.codec import array_members, decode_sample, encode_sample, member_parts, pixels
 from shards.errors import ShardError
 from shards.foreign import is_foreign
 from shards.index import Index
@@ -45,8 +45,9 @@ def walk_shard(path: Path, *, index: Index, num_samples: int) -> Iterator[Walked
     if is_foreign(index.spec):
         yield from _walk_foreign(path, index=index, num_samples=num_samples)
         return
-    headers = header_sizes(index.spec)
-    extensions = members(index.spec.video.storage)
+    parts = member_parts(index.spec)
+    extensions = [extension for _, extension, _ in parts]
+    are_jpegs = array_members(index.spec)["video"].is_jpeg
     with tarfile.open(path, "r:") as tar:
         found = tar.getmembers()
         if len(found) != num_samples * len(extensions):
@@ -64,18 +65,17 @@ def walk_shard(path: Path, *, index: Index, num_samples: int) -> Iterator[Walked
             offsets: dict[str, int] = {}
             sizes: dict[str, int] = {}
             crc32 = 0
-            for extension, member in zip(extensions, group, strict=True):
+            for (name, extension, header_bytes), member in zip(parts, group, strict=True):
                 file = tar.extractfile(member)
                 payload = file.read() if file is not None else b""
-                name = extension.partition(".")[0]
-                header_bytes = headers.get(name, 0)
                 payloads[extension] = payload
                 offsets[name] = member.offset_data + header_bytes
                 sizes[name] = len(payload) - header_bytes
                 crc32 = zlib.crc32(memoryview(payload)[header_bytes:], crc32)
             try:
                 sample = decode_sample(payloads, where=f"{path}, {key}")
-                pixels(sample.frames, index.spec.video)
+                if are_jpegs:
+                    pixels(sample.frames, index.spec.video)
                 as_written = encode_sample(sample, spec=index.spec, label_sets=index.label_sets)
             except (ShardError, ValueError) as exc:
                 yield Walked(key=key, row=(), problem=f"{key}: {str(exc).splitlines()[0]}")
@@ -90,16 +90,17 @@ def walk_shard(path: Path, *, index: Index, num_samples: int) -> Iterator[Walked
 def _walk_foreign(path: Path, *, index: Index, num_samples: int) -> Iterator[Walked]:
     """Find the samples of a tar that another program wrote; there is nothing to write again and compare."""
     count = 0
+    arrays = array_members(index.spec)
     try:
-        for sample in scan_tar(path):
+        for sample in scan_tar(path, spec=index.spec):
             count += 1
             if count > num_samples:
                 break
             try:
-                if sample.shapes != array_shapes(index.spec) or sample.storage != index.spec.video.storage:
-                    raise ValueError(f"its shapes are {dict(sample.shapes)}, frames {sample.storage}")
-                if sample.storage == "jpeg":
-                    pixels(np.frombuffer(sample.payloads["frames.jpg"], np.uint8), index.spec.video)
+                if sample.arrays != arrays:
+                    raise ValueError(f"it has {sample.outline}")
+                if arrays["video"].is_jpeg:
+                    pixels(np.frombuffer(sample.payloads[arrays["video"].extension], np.uint8), index.spec.video)
                 labels = [item.index(sample.facts.labels[item.task].name) for item in index.label_sets]
             except (KeyError, ValueError) as exc:
                 yield Walked(key=sample.key, row=(), problem=f"{sample.key}: {exc}")

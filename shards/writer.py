@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.codec import encode_sample, header_sizes
+from shards.codec import encode_sample, member_parts
 from shards.errors import ShardCorruptError, ShardError, describe
 from shards.index import ShardInfo, publish, sha256_file, sync_directory
 from shards.schema import FeatureSpec, LabelSet, Sample, canonical_json
@@ -189,7 +189,7 @@ class _TarWriter:
         self._raw = raw
         self._spec = spec
         self._label_sets = label_sets
-        self._header_bytes = header_sizes(spec)
+        self._parts = member_parts(spec)
 
     def add(self, sample: Sample) -> None:
         """Write the members of one sample."""
@@ -201,9 +201,8 @@ class _TarWriter:
         sizes: dict[str, int] = {}
         crc32 = 0
         payloads = encode_sample(sample, spec=self._spec, label_sets=self._label_sets)
-        for extension, payload in payloads.items():
-            name = extension.partition(".")[0]
-            header_bytes = self._header_bytes.get(name, 0)
+        for name, extension, header_bytes in self._parts:
+            payload = payloads[extension]
             offsets[name] = self._write_member(f"{key}.{extension}", payload) + header_bytes
             sizes[name] = len(payload) - header_bytes
             crc32 = zlib.crc32(memoryview(payload)[header_bytes:], crc32)

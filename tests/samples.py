@@ -1,11 +1,14 @@
 """Small samples and splits that the tests make for themselves."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
+from shards.codec import RAW_DTYPES
 from shards.finish import finish_split
 from shards.index import Index
 from shards.loader import ShardLoader
@@ -14,8 +17,11 @@ from shards.reader import Split
 from shards.schema import (
     MELD_LABELS,
     PRESENT,
+    RAW_ARRAYS,
     AudioSpec,
+    Encoding,
     FeatureSpec,
+    Modality,
     Presence,
     Sample,
     SampleMeta,
@@ -36,7 +42,9 @@ def make_spec(
     num_hops: int = 10,
     vocab_size: int = 50,
     storage: Storage = "raw",
+    widths: Mapping[Modality, int] = MappingProxyType({}),
 ) -> FeatureSpec:
+    """Make a spec; `widths` has the numbers in the output of an encoder for each modality that is encoded."""
     return FeatureSpec(
         video=VideoSpec(
             num_frames=num_frames,
@@ -71,6 +79,16 @@ def make_spec(
             normalisation="cp1252",
             context_utterances=0,
         ),
+        encoded={
+            name: Encoding(
+                encoder=f"{name} net",
+                weights_sha256="1" * 64,
+                pooling="mean" if name == "text" else "",
+                width=width,
+                precision="fp32",
+            )
+            for name, width in widths.items()
+        },
     )
 
 
@@ -114,7 +132,13 @@ def make_sample(
     )
     if spec.video.storage == "jpeg":
         frames = encode_strip(frames, quality=spec.video.jpeg_quality)
-    return Sample(meta=meta, frames=frames, logmel=logmel, tokens=tokens)
+    features = {
+        name: rng.normal(size=encoding.width).astype(np.float32) * meta.presence[name].present
+        for name, encoding in spec.encoded.items()
+    }
+    arrays: dict[str, Any] = {"frames": frames, "logmel": logmel, "tokens": tokens}
+    arrays |= {RAW_ARRAYS[name]: np.empty(0, RAW_DTYPES[name]) for name in features}
+    return Sample(meta=meta, **arrays, features=features)
 
 
 def write_split(
@@ -157,6 +181,7 @@ def with_labels(sample: Sample, **labels: str) -> Sample:
         frames=sample.frames,
         logmel=sample.logmel,
         tokens=sample.tokens,
+        features=sample.features,
     )
 
 
@@ -170,6 +195,8 @@ def with_byte_changed(raw: bytes, offset: int, *, mask: int = 0xFF) -> bytes:
 def assert_same_sample(got: Sample, expected: Sample) -> None:
     """Compare all that a sample holds; arrays bit for bit, so that NaN is itself."""
     assert got.meta == expected.meta
-    for name in ("frames", "logmel", "tokens"):
-        ours, theirs = getattr(got, name), getattr(expected, name)
+    assert got.features.keys() == expected.features.keys()
+    pairs = {name: (getattr(got, name), getattr(expected, name)) for name in RAW_ARRAYS.values()}
+    pairs |= {name: (got.features[name], expected.features[name]) for name in got.features}
+    for name, (ours, theirs) in pairs.items():
         assert (ours.shape, ours.dtype, ours.tobytes()) == (theirs.shape, theirs.dtype, theirs.tobytes()), name

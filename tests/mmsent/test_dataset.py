@@ -139,7 +139,7 @@ def test_a_negative_number_counts_from_the_end_and_one_outside_ends_a_for_loop(d
 def test_with_check_a_changed_byte_is_an_error_in_the_caller(tmp_path: Path, num_workers: int) -> None:
     directory = write(tmp_path)
     shard = directory / "train-00001.tar"
-    shard.write_bytes(with_byte_changed(shard.read_bytes(), int(Split(directory).rows["frames_offset"][4])))
+    shard.write_bytes(with_byte_changed(shard.read_bytes(), int(Split(directory).rows["video_offset"][4])))
     ShardDataset(Split(directory))[4]
     dataset = ShardDataset(Split(directory), check=True)
     with pytest.raises(ShardCorruptError, match="sample 4 of the split is damaged"):
@@ -182,3 +182,28 @@ def test_a_step_of_training_is_the_same_with_a_batch_from_anywhere(directory: Pa
         steps.append((loss.item(), torch.stack(gradients).norm().item()))
     assert steps[1] == pytest.approx(steps[0], rel=1e-4)
     assert steps[2] == pytest.approx(steps[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_an_item_of_an_encoded_split_has_features_in_place_of_raw_arrays(tmp_path: Path, check: bool) -> None:
+    spec = make_spec(widths={"video": 5, "text": 3})
+    samples = [make_sample(i, spec=spec) for i in range(3)]
+    write_split(tmp_path, samples, spec=spec)
+    dataset = ShardDataset(Split(tmp_path / "train"), check=check)
+    for number, sample in enumerate(samples):
+        item = dataset[number]
+        assert {name: features.tolist() for name, features in item["features"].items()} == {
+            name: features.tolist() for name, features in sample.features.items()
+        }
+        assert item["video_frames"].shape == item["text_input"]["input_ids"].shape == (0,)
+        assert item["audio_features"].tolist() == sample.logmel.tolist()
+
+
+def test_a_torch_loader_gives_the_batches_of_ours_from_encoded_shards(tmp_path: Path) -> None:
+    spec = make_spec(widths={"video": 5, "text": 3})
+    samples = [make_sample(i, spec=spec, absent=("video",) if i == 1 else ()) for i in range(NUM_SAMPLES)]
+    write_split(tmp_path, samples, spec=spec)
+    got = list(DataLoader(ShardDataset(Split(tmp_path / "train")), batch_size=3, collate_fn=collate))
+    for ours, theirs in zip(got, batches_of_the_loader(tmp_path / "train", 3), strict=True):
+        assert ours.features.keys() == {"video", "text"}
+        assert_same_batch(ours, theirs)

@@ -1,7 +1,6 @@
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from mmsent.config import Fusion, ModelConfig, TrainConfig
 from mmsent.errors import EncoderError
 from mmsent.model import MultimodalModel
 from shards.reader import Split
-from shards.schema import MELD_LABELS, MODALITIES, FeatureSpec, LabelSet, Modality
+from shards.schema import MELD_LABELS, MODALITIES, Encoding, FeatureSpec, LabelSet, Modality
 from tests.mmsent.batches import make_batch
 from tests.samples import loader_in_order, make_sample, make_spec, write_split
 
@@ -227,26 +226,17 @@ def test_channels_last_weights_change_no_result() -> None:
     torch.testing.assert_close(model(batch), expected, atol=1e-5, rtol=1e-4)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Encoding:
-    encoder: str
-    pooling: str
-    width: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodedSpec(FeatureSpec):
-    encoded: Mapping[Modality, Encoding]
-
-
 def encoded_spec(**encoded: Encoding) -> FeatureSpec:
-    spec = make_spec()
-    return EncodedSpec(video=spec.video, audio=spec.audio, text=spec.text, encoded=encoded)  # type: ignore[arg-type]
+    return replace(make_spec(), encoded=cast("dict[Modality, Encoding]", encoded))
 
 
-AS_VIDEO = Encoding(encoder="r3d_18", pooling="", width=512)
-AS_TEXT = Encoding(encoder="scratch", pooling="pooler", width=128)
-AS_AUDIO = Encoding(encoder="scratch", pooling="", width=128)
+def encoding(encoder: str, *, pooling: str = "", width: int) -> Encoding:
+    return Encoding(encoder=encoder, weights_sha256="0" * 64, pooling=pooling, width=width, precision="fp32")
+
+
+AS_VIDEO = encoding("r3d_18", width=512)
+AS_TEXT = encoding("scratch", pooling="pooler", width=128)
+AS_AUDIO = encoding("scratch", width=128)
 
 
 def test_encoded_shards_give_what_raw_ones_give_without_the_backbones() -> None:

@@ -751,10 +751,9 @@ def test_a_second_run_on_the_same_folder_is_refused_while_the_first_goes_on(orig
     def meanwhile(split: str, done: int, total: int) -> None:
         if not refused:
             code = (
-                "import sys; from pathlib import Path; from preprocess.lock import locked\n"
-                "from preprocess.errors import OutputBusyError\n"
-                "from preprocess.config import Part\n"
-                "try:\n    with locked(Path(sys.argv[1]), Part()): pass\n"
+                "import sys; from pathlib import Path; from shards.lock import locked\n"
+                "from shards.errors import OutputBusyError\n"
+                "try:\n    with locked(Path(sys.argv[1])): pass\n"
                 "except OutputBusyError as exc: sys.stdout.write(str(exc))"
             )
             command = [sys.executable, "-c", code, str(tmp_path / "out")]

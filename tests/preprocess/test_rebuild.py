@@ -10,11 +10,10 @@ import pytest
 
 from preprocess.build import SplitMade, build_shards, build_tokenizer
 from preprocess.config import Part
-from preprocess.errors import OutputBusyError
 from preprocess.extract import Medium
 from preprocess.meld import read_meld
 from preprocess.text import TextTokenizer, learn_tokenizer
-from shards.errors import SpecMismatchError
+from shards.errors import OutputBusyError, SpecMismatchError
 from shards.index import read_index
 from shards.schema import LabelSet
 from shards.verify import verify_split

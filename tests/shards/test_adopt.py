@@ -16,10 +16,12 @@ from shards.adopt import adopt_tars
 from shards.errors import ShardCorruptError, ShardError
 from shards.finish import restore_table
 from shards.index import INDEX_NAME, read_index, write_index
+from shards.loader import ShardLoader
+from shards.order import InOrder
 from shards.reader import Split, read_split
-from shards.schema import MELD_LABELS, FeatureSpec, Sample
+from shards.schema import MELD_LABELS, MODALITIES, FeatureSpec, Modality, Sample
 from shards.stream import ShardStream
-from shards.table import TABLE_NAME
+from shards.table import TABLE_NAME, dialogue_number
 from shards.verify import verify_split
 from tests.foreign import members_of, payloads_of, write_tar
 from tests.samples import loader_in_order, make_sample, make_spec, with_byte_changed, write_split
@@ -99,6 +101,71 @@ def test_the_loader_gives_the_batches_that_the_stream_gives(foreign: Path) -> No
         }
 
 
+def without_index(root: Path, samples: list[Sample], spec: FeatureSpec) -> Path:
+    """Write a split of ours and leave nothing of it but the tars."""
+    write_split(root, samples, spec=spec)
+    for name in (INDEX_NAME, TABLE_NAME):
+        (root / "train" / name).unlink()
+    return root / "train"
+
+
+@pytest.mark.parametrize("names", [("video",), ("text", "audio"), MODALITIES], ids=" ".join)
+def test_encoded_tars_become_a_split_with_the_same_features(tmp_path: Path, names: tuple[Modality, ...]) -> None:
+    spec = make_spec(widths={name: 3 + len(name) for name in names})
+    samples = [make_sample(i, spec=spec, absent=("video",) if i == 1 else ()) for i in range(7)]
+    directory = without_index(tmp_path, samples, spec)
+    adopt_tars(directory)
+    split = Split(directory)
+    assert {name: encoding.width for name, encoding in split.spec.encoded.items()} == {
+        name: encoding.width for name, encoding in spec.encoded.items()
+    }
+    assert {encoding.encoder for encoding in split.spec.encoded.values()} == {"unknown"}
+    for got, expected in zip(read_split(directory), samples, strict=True):
+        for name in MODALITIES:
+            assert got.array(name).tobytes() == expected.array(name).tobytes()
+            assert got.meta.presence[name].present == expected.meta.presence[name].present
+    assert verify_split(directory).problems == ()
+    [batch] = loader_in_order(split, batch_size=7)
+    assert list(batch.features) == list(spec.encoded)
+    urls = [str(path) for path in sorted(directory.glob("*.tar"))]
+    [streamed] = ShardStream(urls, spec=split.spec, label_sets=split.label_sets, batch_size=7)
+    for field in ("num_frames", "num_hops", "num_tokens", "present"):
+        assert getattr(streamed, field).tolist() == getattr(batch, field).tolist()
+
+
+def test_an_array_by_the_name_of_an_encoded_one_is_ignored_beside_the_raw_one(tmp_path: Path) -> None:
+    payloads = payloads_of(make_sample(0))
+    write_tar(tmp_path / "train" / "a.tar", members_of("a", {**payloads, "video.npy": b"what another program wants"}))
+    [adopted] = adopt_tars(tmp_path)
+    assert adopted.ignored == ("video.npy",)
+    assert not Split(tmp_path / "train").spec.encoded
+
+
+def test_raw_and_encoded_samples_in_one_folder_are_refused(tmp_path: Path) -> None:
+    spec = make_spec(widths={"audio": 4})
+    directory = without_index(tmp_path, [make_sample(i) for i in range(3)], make_spec())
+    write_tar(directory / "z.tar", members_of("b", payloads_of(make_sample(4, spec=spec), spec=spec)))
+    with pytest.raises(ShardError, match=r"audio\.npy \(4,\).*logmel\.npy \(6, 10\)"):
+        adopt_tars(directory)
+
+
+def test_the_dialogues_of_foreign_tars_are_known_where_their_json_tells_them(tmp_path: Path) -> None:
+    samples = [make_sample(i) for i in range(7)]
+    pairs: list[tuple[str, bytes]] = []
+    for sample in samples:
+        payloads = payloads_of(sample)
+        fields = json.loads(payloads["json"])
+        dialogue = {"dialogue_id": int(fields["dialogue_id"])} if sample is not samples[6] else {}
+        text = json.dumps({"labels": fields["labels"], **dialogue}).encode()
+        pairs += members_of(sample.meta.key, {**payloads, "json": text})
+    write_tar(tmp_path / "train" / "a.tar", pairs)
+    adopt_tars(tmp_path)
+    split = Split(tmp_path / "train")
+    assert split.rows["dialogue"].tolist() == [dialogue_number("0")] * 5 + [dialogue_number("1"), 0]
+    [batch] = ShardLoader(split, order=InOrder(7), batch_size=7, dialogue_turns=2)
+    assert batch.window.tolist() == [[-1, 0], [0, 1], [1, 2], [2, 3], [3, 4], [-1, 5], [-1, 6]]
+
+
 def test_the_tars_are_not_changed_and_verify_finds_nothing(foreign: Path) -> None:
     before = {path: path.read_bytes() for path in foreign.glob("*.tar")}
     adopt_tars(foreign.parent)
@@ -115,7 +182,7 @@ def test_verify_finds_a_byte_that_was_changed_and_a_lost_table_is_made_again(tmp
     restore_table(tmp_path / "train")
     assert (tmp_path / "train" / TABLE_NAME).read_bytes() == table
     shard = tmp_path / "train" / "part-1.tar"
-    shard.write_bytes(with_byte_changed(shard.read_bytes(), int(Split(tmp_path / "train").rows["frames_offset"][4])))
+    shard.write_bytes(with_byte_changed(shard.read_bytes(), int(Split(tmp_path / "train").rows["video_offset"][4])))
     problems = [problem.what for problem in verify_split(tmp_path / "train").problems]
     assert any("SHA-256" in what for what in problems)
     assert any("train-dia0-utt4: its row in samples.npy says something else" in what for what in problems)

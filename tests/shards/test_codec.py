@@ -12,12 +12,22 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shards.codec import ARRAY_MEMBERS, array_shapes, decode_meta, decode_sample, encode_sample, members, npy_header
+from shards.codec import (
+    RAW_DTYPES,
+    array_members,
+    decode_meta,
+    decode_sample,
+    encode_sample,
+    members,
+    npy_header,
+)
 from shards.errors import ShardCorruptError
 from shards.schema import (
     MELD_LABELS,
     MODALITIES,
     PRESENT,
+    RAW_ARRAYS,
+    Modality,
     Note,
     NoteAbout,
     NoteKind,
@@ -25,6 +35,7 @@ from shards.schema import (
     Sample,
     SampleMeta,
     Source,
+    Storage,
 )
 from tests.samples import assert_same_sample, make_sample, make_spec, with_labels
 
@@ -68,11 +79,11 @@ def encode(sample: Sample) -> dict[str, bytes]:
 def random_arrays(meta: SampleMeta, seed: int) -> Sample:
     """Give metadata arrays of random bytes: every bit pattern of float16 may come, NaN included."""
     rng = np.random.default_rng(seed)
-    arrays = {
-        name: np.frombuffer(rng.bytes(int(np.prod(shape)) * ARRAY_MEMBERS[name].itemsize), ARRAY_MEMBERS[name])
-        for name, shape in array_shapes(SPEC).items()
+    arrays: dict[str, Any] = {
+        RAW_ARRAYS[name]: np.frombuffer(rng.bytes(member.num_bytes), member.dtype).reshape(member.shape)
+        for name, member in array_members(SPEC).items()
     }
-    return Sample(meta=meta, **{name: array.reshape(array_shapes(SPEC)[name]) for name, array in arrays.items()})
+    return Sample(meta=meta, **arrays)
 
 
 def saved(array: Any) -> bytes:
@@ -113,21 +124,55 @@ def test_equal_samples_give_equal_bytes_whatever_the_layout_in_memory(meta: Samp
     assert encode(twin) == encode(sample)
 
 
+@pytest.mark.parametrize("storage", ["raw", "jpeg"])
+@pytest.mark.parametrize("names", [("video",), ("text", "audio"), ("video", "audio", "text")], ids=" ".join)
+def test_an_encoded_sample_comes_back_with_its_features_in_the_place_of_raw_arrays(
+    names: tuple[Modality, ...], storage: Storage
+) -> None:
+    spec = make_spec(storage=storage, widths={name: 3 + len(name) for name in names})
+    sample = make_sample(3, spec=spec, absent=("audio",))
+    payloads = encode_sample(sample, spec=spec, label_sets=MELD_LABELS)
+    assert tuple(payloads) == members(spec)
+    for name in MODALITIES:
+        assert (f"{name}.npy" in payloads) == (name in names)
+        assert sample.array(name).dtype == ("<f4" if name in names else RAW_DTYPES[name])
+        if name in names:
+            assert payloads[f"{name}.npy"] == saved(sample.features[name])
+    got = decode_sample(payloads, where="here")
+    assert_same_sample(got, sample)
+    assert [getattr(got, RAW_ARRAYS[name]).shape for name in names] == [(0,)] * len(names)
+
+
+def test_a_raw_sample_is_no_encoded_one_and_the_other_way_round() -> None:
+    encoded = make_spec(widths={"video": 5})
+    with pytest.raises(ValueError, match=r"features of none, the spec wants them of \['video'\]"):
+        encode_sample(make_sample(0), spec=encoded, label_sets=MELD_LABELS)
+    with pytest.raises(ValueError, match=r"features of \['video'\], the spec wants them of none"):
+        encode(make_sample(0, spec=encoded))
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(4, np.float32), np.zeros(5), np.zeros((1, 5), np.float32)], ids=str)
+def test_features_of_another_width_or_dtype_are_refused_by_name(wrong: Any) -> None:
+    spec = make_spec(widths={"audio": 5})
+    sample = replace(make_sample(3, spec=spec), features={"audio": wrong})
+    with pytest.raises(ValueError, match=r"^train-dia0-utt3: audio must be \(5,\) float32"):
+        encode_sample(sample, spec=spec, label_sets=MELD_LABELS)
+
+
 def test_members_come_in_the_order_of_the_format() -> None:
-    assert tuple(encode(make_sample(0))) == members("raw") == ("frames.npy", "logmel.npy", "tokens.npy", "json")
+    assert tuple(encode(make_sample(0))) == members(SPEC) == ("frames.npy", "logmel.npy", "tokens.npy", "json")
 
 
-@pytest.mark.parametrize("name", ARRAY_MEMBERS)
+@pytest.mark.parametrize("name", RAW_ARRAYS.values())
 def test_an_array_member_is_what_numpy_saves(name: str) -> None:
     sample = make_sample(0)
     assert encode(sample)[f"{name}.npy"] == saved(getattr(sample, name))
 
 
-@pytest.mark.parametrize("name", ARRAY_MEMBERS)
+@pytest.mark.parametrize("name", RAW_ARRAYS.values())
 def test_the_values_of_an_array_begin_right_after_its_constant_header(name: str) -> None:
-    sample = make_sample(0)
-    header = npy_header(array_shapes(SPEC)[name], ARRAY_MEMBERS[name])
-    assert encode(sample)[f"{name}.npy"] == header + getattr(sample, name).tobytes()
+    array = getattr(make_sample(0), name)
+    assert encode(make_sample(0))[f"{name}.npy"] == npy_header(array.shape, array.dtype) + array.tobytes()
 
 
 def test_the_json_has_each_label_with_its_index_and_text_as_utf8() -> None:
@@ -139,7 +184,7 @@ def test_the_json_has_each_label_with_its_index_and_text_as_utf8() -> None:
     assert "isn’t".encode() in text
 
 
-@pytest.mark.parametrize("name", ARRAY_MEMBERS)
+@pytest.mark.parametrize("name", RAW_ARRAYS.values())
 @pytest.mark.parametrize(
     "change",
     [lambda a: a[:-1], lambda a: a[None], lambda a: a.reshape(-1, 2), lambda a: a[:0]],
@@ -180,7 +225,7 @@ def test_a_duration_that_is_no_number_is_refused(seconds: float) -> None:
         encode(replace(sample, meta=replace(sample.meta, video_seconds=seconds)))
 
 
-@pytest.mark.parametrize("name", ARRAY_MEMBERS)
+@pytest.mark.parametrize("name", RAW_ARRAYS.values())
 def test_a_pickle_in_an_array_member_is_refused_and_never_run(name: str, tmp_path: Path) -> None:
     trap = WritesFile(tmp_path / "trap")
     for payload in (saved(np.array([trap], dtype=object)), pickle.dumps(trap)):
@@ -198,7 +243,7 @@ def test_an_array_member_of_another_dtype_is_refused_although_its_size_is_right(
         decode_sample({**encode(make_sample(0)), f"{name}.npy": payload}, where="here")
 
 
-@pytest.mark.parametrize("member", members("raw"))
+@pytest.mark.parametrize("member", members(SPEC))
 def test_a_missing_member_is_named_with_its_shard(member: str) -> None:
     payloads = encode(make_sample(0))
     del payloads[member]
@@ -206,7 +251,7 @@ def test_a_missing_member_is_named_with_its_shard(member: str) -> None:
         decode_sample(payloads, where="a.tar, key")
 
 
-@pytest.mark.parametrize("member", members("raw"))
+@pytest.mark.parametrize("member", members(SPEC))
 def test_a_member_cut_anywhere_is_an_error(member: str) -> None:
     payloads = encode(make_sample(0))
     whole = payloads[member]
@@ -221,7 +266,7 @@ def test_a_member_cut_anywhere_is_an_error(member: str) -> None:
 @example(name="logmel", offset=26, value=ord("B"))  # a bytes key among str: TypeError from sorted
 @example(name="logmel", offset=22, value=ord("a"))  # '<f2' -> '<a2': DeprecationWarning from np.dtype
 @example(name="logmel", offset=65, value=ord("L"))  # (6, 10) -> (6, 1L): UserWarning about Python 2
-@given(name=st.sampled_from(list(ARRAY_MEMBERS)), offset=st.integers(0, 127), value=st.integers(0, 255))
+@given(name=st.sampled_from(list(RAW_ARRAYS.values())), offset=st.integers(0, 127), value=st.integers(0, 255))
 def test_a_damaged_array_header_gives_an_array_or_a_named_error(name: str, offset: int, value: int) -> None:
     payloads = encode(make_sample(3))
     damaged = bytearray(payloads[f"{name}.npy"])

@@ -13,12 +13,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from shards.errors import ShardCorruptError
+from shards.errors import ShardCorruptError, ShardError
 from shards.loader import HostBatch, LoaderState, ShardLoader
-from shards.order import InOrder, Shuffled
+from shards.order import BlockShuffled, InOrder, Order, Shuffled
 from shards.reader import Places, Split
 from shards.sampling import ClassBalanced
-from shards.schema import MELD_LABELS, MODALITIES, Sample
+from shards.schema import MELD_LABELS, MODALITIES, RAW_ARRAYS, Modality, Sample
 from tests.samples import make_sample, make_spec, write_split
 
 NUM_SAMPLES = 11
@@ -122,7 +122,7 @@ class CountingSplit(Split):
 
     num_copied = 0
 
-    def copy_arrays(self, places: Places, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def copy_arrays(self, places: Places, arrays: Mapping[Modality, NDArray[Any]]) -> None:
         super().copy_arrays(places, arrays)
         self.num_copied += len(places)
 
@@ -140,7 +140,7 @@ class BrokenSplit(Split):
         self.may_break = threading.Event()
         self.may_break.set()
 
-    def copy_arrays(self, places: Places, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def copy_arrays(self, places: Places, arrays: Mapping[Modality, NDArray[Any]]) -> None:
         if self.broken in places.samples:
             self.may_break.wait(PATIENCE_SECONDS)
             raise self.exception
@@ -155,7 +155,7 @@ class StuckSplit(Split):
         self.is_stuck = threading.Event()
         self.release = threading.Event()
 
-    def copy_arrays(self, places: Places, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def copy_arrays(self, places: Places, arrays: Mapping[Modality, NDArray[Any]]) -> None:
         if 1 in places.samples and not self.is_stuck.is_set():
             self.is_stuck.set()
             self.release.wait(timeout=0.5)
@@ -498,3 +498,148 @@ def test_a_second_iteration_is_not_disturbed_by_one_that_was_left_open(directory
     split.release.set()
     time.sleep(0.05)  # the first reader, if it was not stopped, fills the slot of the batch in use now
     assert_batch_holds(batch, make_samples())
+
+
+ENCODED = make_spec(num_frames=2, size=4, num_mels=3, num_hops=5, widths={"video": 4, "text": 3})
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Split:
+    root = tmp_path_factory.mktemp("encoded")
+    samples = [make_sample(i, spec=ENCODED, absent=("video",) if i == 1 else ()) for i in range(NUM_SAMPLES)]
+    write_split(root, samples, spec=ENCODED, samples_per_shard=4)
+    return Split(root / "train")
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_a_batch_of_an_encoded_split_has_features_and_empty_arrays_in_place_of_raw_ones(
+    encoded: Split, check: bool
+) -> None:
+    for batch in make_loader(encoded, batch_size=4, shuffle=True, num_readers=2, check=check):
+        expected = [make_sample(i, spec=ENCODED, absent=("video",) if i == 1 else ()) for i in batch.samples]
+        assert list(batch.features) == ["video", "text"]
+        for name, features in batch.features.items():
+            assert features.dtype == np.float32
+            assert features.tobytes() == b"".join(sample.features[name].tobytes() for sample in expected)
+        assert batch.logmel.tobytes() == b"".join(sample.logmel.tobytes() for sample in expected)
+        assert (batch.frames.shape, batch.frames.dtype.str) == ((0,), "|u1")
+        assert (batch.tokens.shape, batch.tokens.dtype.str) == ((0,), "<i4")
+        assert batch.num_tokens.tolist() == [sample.meta.num_tokens for sample in expected]
+        assert batch.present[:, 0].tolist() == [i != 1 for i in batch.samples]
+
+
+@pytest.mark.parametrize("modalities", [("video",), ("text", "audio"), ("audio",)], ids=" ".join)
+@pytest.mark.parametrize("is_encoded", [False, True])
+def test_only_the_modalities_that_are_asked_for_take_memory_and_are_present(
+    split: Split, encoded: Split, modalities: tuple[Modality, ...], is_encoded: bool
+) -> None:
+    made = []
+
+    def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        made.append(shape)
+        return np.empty(shape, dtype)
+
+    source = encoded if is_encoded else split
+    options: dict[str, Any] = {"batch_size": 4, "shuffle": True, "check": True}
+    whole = [copied_all(batch) for batch in make_loader(source, **options)]
+    for batch, expected in zip(
+        make_loader(source, modalities=modalities, allocate=allocate, **options), whole, strict=True
+    ):
+        for place, name in enumerate(MODALITIES):
+            wanted = name in modalities
+            assert batch.present[:, place].tolist() == (expected["present"][:, place] & wanted).tolist()
+            if name in source.spec.encoded:
+                assert (name in batch.features) == wanted
+                assert not wanted or batch.features[name].tobytes() == expected[name].tobytes()
+            array = getattr(batch, RAW_ARRAYS[name])
+            raw = wanted and name not in source.spec.encoded
+            assert array.tobytes() == (expected[RAW_ARRAYS[name]].tobytes() if raw else b"")
+    assert len(made) == 3 * len(modalities)
+
+
+def copied_all(batch: HostBatch) -> dict[str, NDArray[Any]]:
+    """Copy all that differs from row to row, the samples of the windows included."""
+    fields = ("frames", "logmel", "tokens", "num_frames", "num_hops", "num_tokens", "present", "samples", "window")
+    arrays: dict[str, NDArray[Any]] = {name: getattr(batch, name).copy() for name in fields}
+    arrays |= {name: features.copy() for name, features in batch.features.items()}
+    arrays |= {task: labels.copy() for task, labels in batch.labels.items()}
+    arrays["turns"] = np.where(batch.window < 0, -1, batch.samples[batch.window])
+    return arrays
+
+
+def naive_turns(samples: Sequence[Sample], number: int, num_turns: int) -> list[int]:
+    same = [i for i in range(number + 1) if samples[i].meta.dialogue_id == samples[number].meta.dialogue_id]
+    return [-1] * (num_turns - len(same)) + same[-num_turns:]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    num_turns=st.integers(1, 7),
+    batch_size=st.integers(1, 12),
+    world_size=st.integers(1, 4),
+    num_readers=st.integers(1, 3),
+    kind=st.sampled_from(["in order", "shuffled", "blocks", "balanced"]),
+)
+def test_windows_hold_the_dialogue_whatever_the_order_batch_size_ranks_and_readers(
+    split: Split, num_turns: int, batch_size: int, world_size: int, num_readers: int, kind: str
+) -> None:
+    orders: dict[str, Order] = {
+        "in order": InOrder(len(split)),
+        "shuffled": Shuffled(len(split), 4),
+        "blocks": BlockShuffled(tuple(shard.num_samples for shard in split.index.shards), 4, 1),
+        "balanced": ClassBalanced(split.rows["labels"][:, 0].astype(np.int64), seed=1),
+    }
+    samples, order, seen = make_samples(), orders[kind], []
+    loaders = [
+        ShardLoader(
+            split,
+            order=order,
+            batch_size=batch_size,
+            rank=rank,
+            world_size=world_size,
+            num_readers=num_readers,
+            dialogue_turns=num_turns,
+        )
+        for rank in range(world_size)
+    ]
+    for shares in zip(*loaders, strict=True):
+        assert sum(len(share) for share in shares) == shares[0].global_size
+        for batch in shares:
+            asked = batch.samples[: len(batch)].tolist()
+            turns = [naive_turns(samples, number, num_turns) for number in asked]
+            assert copied_all(batch)["turns"].tolist() == turns
+            earlier = {number for row in turns for number in row} - {-1, *asked}
+            assert batch.samples[len(batch) :].tolist() == sorted(earlier)
+            assert len(batch.labels["emotion"]) == len(batch.window) == len(asked)
+            seen += asked
+            for name in MODALITIES:
+                array = getattr(batch, RAW_ARRAYS[name])
+                assert array.tobytes() == b"".join(samples[i].array(name).tobytes() for i in batch.samples)
+                assert len(array) == len(batch.present) == len(batch.num_hops) == len(batch.samples)
+    assert seen == order.samples(0, 0, NUM_SAMPLES).tolist()
+
+
+def test_without_dialogues_a_window_is_the_sample_itself_and_rows_are_the_samples_asked_for(split: Split) -> None:
+    for batch in make_loader(split, batch_size=4, shuffle=True):
+        assert batch.window.tolist() == [[row] for row in range(len(batch))]
+        assert len(batch.samples) == len(batch)
+
+
+def test_dialogues_of_a_split_that_does_not_tell_them_are_refused(tmp_path: Path) -> None:
+    samples = make_samples()
+    unknown = [
+        replace(sample, meta=replace(sample.meta, dialogue_id=""))  # no id, no dialogue
+        for sample in samples
+    ]
+    write_split(tmp_path, unknown, spec=SPEC)
+    split = Split(tmp_path / "train")
+    assert split.rows["dialogue"].tolist() == [0] * NUM_SAMPLES
+    with pytest.raises(ShardError, match=rf"(?s)do not say which dialogue.*{tmp_path / 'train'}"):
+        make_loader(split, batch_size=4, shuffle=True, dialogue_turns=2)
+    assert len(list(make_loader(split, batch_size=4, shuffle=True))) == 3
+
+
+@pytest.mark.parametrize("wrong", [{"dialogue_turns": 0}, {"modalities": ()}, {"modalities": ("smell",)}], ids=str)
+def test_no_turns_no_modality_or_an_unknown_one_are_refused(split: Split, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        make_loader(split, batch_size=4, shuffle=True, **wrong)

@@ -103,7 +103,7 @@ def test_a_shard_that_is_changed_under_a_loop_is_its_error_with_the_file(
 
 
 @pytest.mark.parametrize("storage", ["raw", "jpeg"])
-@pytest.mark.parametrize("member", ["frames", "logmel", "tokens", "json"])
+@pytest.mark.parametrize("member", ["video", "audio", "text", "json"])
 def test_a_flipped_byte_is_found_by_a_loop_that_checks(tmp_path: Path, storage: Storage, member: str) -> None:
     directory = write(tmp_path, storage=storage)
     split = Split(directory)

@@ -4,16 +4,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
-from shards.codec import array_shapes
 from shards.errors import FormatVersionError, ShardCorruptError, ShardError
 from shards.index import INDEX_NAME
 from shards.maps import map_file
 from shards.reader import Split, read_split
-from shards.schema import FORMAT_VERSION, MELD_LABELS, Sample
+from shards.schema import FORMAT_VERSION, MELD_LABELS, MODALITIES, Modality, Sample
 from shards.table import TABLE_NAME
 from tests.samples import assert_same_sample, make_sample, make_spec, with_byte_changed, write_split
 
@@ -84,16 +84,16 @@ def test_presence_is_told_per_sample_and_modality(directory: Path) -> None:
 
 def test_a_payload_is_the_values_of_its_array_and_is_not_copied(directory: Path) -> None:
     split = Split(directory)
-    for name in array_shapes(split.spec):
+    for name in MODALITIES:
         payload = split.array_payload(name, 3)
-        assert payload.tobytes() == getattr(make_samples()[3], name).tobytes()
+        assert payload.tobytes() == make_samples()[3].array(name).tobytes()
         assert not payload.flags.owndata
         assert np.shares_memory(payload, split.array_payload(name, 3))
 
 
 def test_a_payload_cannot_be_written_to(directory: Path) -> None:
     with pytest.raises(ValueError, match="read-only"):
-        Split(directory).array_payload("frames", 0)[:] = 0
+        Split(directory).array_payload("video", 0)[:] = 0
 
 
 def test_a_mapped_file_is_its_content(tmp_path: Path) -> None:
@@ -205,8 +205,10 @@ def test_the_rows_are_mapped_not_read(directory: Path) -> None:
     assert not rows.flags.writeable
 
 
-@pytest.mark.parametrize("member", ["frames", "logmel", "tokens", "json"])
-def test_a_byte_flipped_in_a_payload_is_found_when_its_sample_is_read(directory: Path, member: str) -> None:
+@pytest.mark.parametrize("member", [*MODALITIES, "json"])
+def test_a_byte_flipped_in_a_payload_is_found_when_its_sample_is_read(
+    directory: Path, member: Modality | Literal["json"]
+) -> None:
     split = Split(directory)
     shard = directory / "train-00001.tar"
     whole = shard.read_bytes()
@@ -220,7 +222,7 @@ def test_a_byte_flipped_in_a_payload_is_found_when_its_sample_is_read(directory:
 
 def test_a_sample_beside_a_damaged_one_is_still_read(directory: Path) -> None:
     shard = directory / "train-00001.tar"
-    offset = int(Split(directory).rows["frames_offset"][3])
+    offset = int(Split(directory).rows["video_offset"][3])
     shard.write_bytes(with_byte_changed(shard.read_bytes(), offset))
     assert_same_sample(Split(directory).sample(4), make_samples()[4])
 
@@ -249,6 +251,7 @@ def test_more_shards_than_a_process_may_open_are_read(tmp_path: Path) -> None:
     code = """
 import resource, sys
 from pathlib import Path
+from typing import Literal
 from shards.reader import read_split
 resource.setrlimit(resource.RLIMIT_NOFILE, (160, 160))
 print(sum(1 for _ in read_split(Path(sys.argv[1]))))
@@ -263,6 +266,7 @@ def test_a_split_of_many_shards_is_opened_by_two_files_and_one_look_at_the_folde
     code = """
 import json, os, sys
 from pathlib import Path
+from typing import Literal
 from shards.reader import Split
 
 directory = Path(sys.argv[1])

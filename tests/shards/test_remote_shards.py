@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,24 @@ def test_batches_by_url_are_those_of_the_folder(
     for _ in range(2):
         assert epoch_of(loader) == epoch_of(expected)
     assert_nothing_is_leased(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_dialogues_that_cross_the_borders_of_shards_come_by_url_too(
+    root: Path, local: Split, tmp_path: Path, name: str
+) -> None:
+    """A dialogue has 5 samples, a shard 4; from the smallest cache that is not refused to one that holds all."""
+    options: dict[str, Any] = {"batch_size": 2, "ring_size": 2, "dialogue_turns": 4}
+    expected = epoch_of(ShardLoader(local, order=ORDERS[name](local), **options))
+    num_enough = 0
+    for num_shards in range(1, NUM_SHARDS + 1):
+        max_bytes = num_shards * max(shard_bytes(local))
+        remote = open_remote(root.as_uri(), tmp_path / f"{num_shards}", max_bytes=max_bytes)
+        loader = ShardLoader(remote, order=ORDERS[name](remote), num_readers=2, **options)
+        with suppress(CacheFullError):
+            assert epoch_of(loader) == expected
+            num_enough += 1
+    assert num_enough >= (4 if name == "in order" else 1)
 
 
 @pytest.mark.parametrize(("name", "num_needed"), [("in order", 4), ("blocks of 1", 4), ("blocks of 3", 6)])

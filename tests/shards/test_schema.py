@@ -1,4 +1,5 @@
 import json
+import pickle
 import re
 import string
 from dataclasses import fields, replace
@@ -13,8 +14,10 @@ from shards.schema import (
     MELD_LABELS,
     MODALITIES,
     SENTIMENT,
+    Encoding,
     FeatureSpec,
     LabelSet,
+    Modality,
     Presence,
     canonical_json,
     check_key,
@@ -125,7 +128,7 @@ def test_a_spec_without_one_of_its_fields_is_refused_by_name(name: str) -> None:
         FeatureSpec.from_json(values)
 
 
-@pytest.mark.parametrize("part", [item.name for item in fields(FeatureSpec)])
+@pytest.mark.parametrize("part", MODALITIES)
 def test_a_spec_with_a_field_too_many_or_a_part_too_few_is_refused_by_name(part: str) -> None:
     values = make_spec().to_json()
     values[part]["colour"] = "red"
@@ -134,6 +137,70 @@ def test_a_spec_with_a_field_too_many_or_a_part_too_few_is_refused_by_name(part:
     del values[part]
     with pytest.raises(ShardError, match=part):
         FeatureSpec.from_json(values)
+
+
+ENCODED = make_spec(widths={"video": 5, "text": 3})
+ENCODING_FIELDS = [item.name for item in fields(Encoding)]
+
+
+def with_encoding_changed(modality: Modality, name: str) -> FeatureSpec:
+    values = ENCODED.to_json()
+    values["encoded"][modality][name] = 987 if name == "width" else "another"
+    return FeatureSpec.from_json(values)
+
+
+def test_a_spec_with_encodings_survives_json_and_pickle_in_the_order_of_the_modalities() -> None:
+    assert FeatureSpec.from_json(json.loads(canonical_json(ENCODED.to_json()))) == ENCODED
+    assert pickle.loads(pickle.dumps(ENCODED)) == ENCODED
+    assert list(make_spec(widths={"text": 3, "audio": 1, "video": 5}).encoded) == list(MODALITIES)
+    assert hash(ENCODED) == hash(FeatureSpec.from_json(ENCODED.to_json()))
+
+
+@pytest.mark.parametrize("name", ENCODING_FIELDS)
+@pytest.mark.parametrize("modality", ["video", "text"])
+def test_an_encoding_that_differs_is_named_with_its_field_and_changes_its_fingerprint_alone(
+    modality: Modality, name: str
+) -> None:
+    changed = with_encoding_changed(modality, name)
+    [difference] = ENCODED.differences(changed, provenance=True)
+    assert difference.field == f"encoded.{modality}.{name}"
+    assert difference.theirs in ("another", 987)
+    ours, theirs = ENCODED.fingerprints(), changed.fingerprints()
+    assert [part for part in ours if ours[part] != theirs[part]] == [modality]
+
+
+def test_the_precision_of_an_encoder_is_all_of_it_that_weights_do_not_depend_on() -> None:
+    specs = {name: with_encoding_changed("video", name) for name in ENCODING_FIELDS}
+    ignored = [name for name, spec in specs.items() if not ENCODED.differences(spec, provenance=False)]
+    assert ignored == ["precision"]
+
+
+def test_raw_arrays_and_the_outputs_of_an_encoder_differ_by_the_name_of_their_modality() -> None:
+    found = [str(item) for item in make_spec().differences(ENCODED, provenance=False)]
+    assert found == [
+        "encoded.video: 'raw' against 'outputs of video net'",
+        "encoded.text: 'raw' against 'outputs of text net'",
+    ]
+    assert make_spec().fingerprints()["audio"] == ENCODED.fingerprints()["audio"]
+    assert make_spec().fingerprints()["text"] != ENCODED.fingerprints()["text"]
+
+
+def test_an_encoding_without_one_of_its_fields_or_of_no_modality_is_refused_by_name() -> None:
+    values = ENCODED.to_json()
+    del values["encoded"]["text"]["pooling"]
+    with pytest.raises(ShardError, match="pooling"):
+        FeatureSpec.from_json(values)
+    values["encoded"] = {"smell": values["encoded"]["video"]}
+    with pytest.raises(ShardError, match="smell"):
+        FeatureSpec.from_json(values)
+    del values["encoded"]
+    with pytest.raises(ShardError, match="encoded"):
+        FeatureSpec.from_json(values)
+
+
+def test_an_encoding_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="width must be at least 1, got 0"):
+        make_spec(widths={"video": 0})
 
 
 @pytest.mark.parametrize("name", SPEC_FIELDS)

@@ -44,9 +44,22 @@ def stream_of(*urls: str | Path, spec: FeatureSpec | None = None, **options: Any
 def assert_same_batches(got: list[HostBatch], expected: ShardLoader) -> None:
     loaded = 0
     for ours, theirs in zip(got, expected, strict=True):
-        for name in ("frames", "logmel", "tokens", "num_frames", "num_hops", "num_tokens", "present", "samples"):
+        for name in (
+            "frames",
+            "logmel",
+            "tokens",
+            "num_frames",
+            "num_hops",
+            "num_tokens",
+            "present",
+            "samples",
+            "window",
+        ):
             a, b = getattr(ours, name), getattr(theirs, name)
             assert (a.shape, a.dtype, a.tobytes()) == (b.shape, b.dtype, b.tobytes()), name
+        assert {name: features.tobytes() for name, features in ours.features.items()} == {
+            name: features.tobytes() for name, features in theirs.features.items()
+        }
         assert {task: labels.tolist() for task, labels in ours.labels.items()} == {
             task: labels.tolist() for task, labels in theirs.labels.items()
         }
@@ -74,6 +87,26 @@ def test_jpeg_frames_are_decoded_as_the_loader_does(tmp_path: Path) -> None:
     write_split(tmp_path, [make_sample(i, spec=spec) for i in range(NUM_SAMPLES)], spec=spec)
     got = list(stream_of(f"{tmp_path}/train/train-{{00000..00002}}.tar", spec=spec))
     assert_same_batches(got, loader_in_order(Split(tmp_path / "train"), batch_size=3))
+
+
+def test_features_of_encoded_tars_come_as_from_the_loader(tmp_path: Path) -> None:
+    spec = make_spec(widths={"video": 5, "text": 3})
+    write_split(tmp_path, [make_sample(i, spec=spec) for i in range(NUM_SAMPLES)], spec=spec)
+    got = list(stream_of(f"{tmp_path}/train/train-{{00000..00002}}.tar", spec=spec))
+    assert [list(batch.features) for batch in got] == [["video", "text"]] * 3
+    assert_same_batches(got, loader_in_order(Split(tmp_path / "train"), batch_size=3))
+
+
+def test_raw_tars_read_as_encoded_ones_are_refused_and_the_other_way_round(directory: Path, tmp_path: Path) -> None:
+    spec = make_spec(widths={"video": 5})
+    with pytest.raises(ShardError, match=r"(?s)a sample lacks video\.npy.*train-dia0-utt0.*encoded are video"):
+        list(stream_of(f"{directory}/train-00000.tar", spec=spec))
+    write_split(tmp_path, [make_sample(0, spec=spec)], spec=spec)
+    with pytest.raises(ShardError, match=r"a sample lacks frames\.npy"):
+        list(stream_of(f"{tmp_path}/train/train-00000.tar"))
+    wider = make_spec(widths={"video": 6})
+    with pytest.raises(ShardError, match=r"video\.npy cannot be used: it is \(5,\) <f4, the spec says \(6,\) <f4"):
+        list(stream_of(f"{tmp_path}/train/train-00000.tar", spec=wider))
 
 
 def test_a_batch_stays_as_it_is_when_the_next_is_asked_for(directory: Path) -> None:

@@ -1,5 +1,7 @@
+import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,8 @@ from numpy.typing import NDArray
 
 from shards.errors import ShardCorruptError
 from shards.index import sha256_file
-from shards.schema import MELD_LABELS, Sample
-from shards.table import TABLE_NAME, read_table, row_dtype, table_pieces, write_table
+from shards.schema import MELD_LABELS, MODALITIES, Sample
+from shards.table import TABLE_NAME, dialogue_number, read_table, row_dtype, table_pieces, write_table
 from tests.samples import make_sample, write_split
 
 NUM_TASKS = 2
@@ -51,7 +53,7 @@ def table_of(directory: Path) -> NDArray[Any]:
 
 def test_the_table_has_the_name_and_the_row_size_of_the_format() -> None:
     assert TABLE_NAME == "samples.npy"
-    assert row_dtype(2).itemsize == 4 * 8 + 3 * 4 + 3 * 4 + 1 + 2 * 2
+    assert row_dtype(2).itemsize == 5 * 8 + 3 * 4 + 3 * 4 + 1 + 2 * 2
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +98,27 @@ def test_the_offsets_of_a_row_are_those_of_the_values_in_its_tar(tmp_path: Path)
     index = write_split(tmp_path, samples)
     for number, (row, sample) in enumerate(zip(table_of(tmp_path / "train"), samples, strict=True)):
         tar = (tmp_path / "train" / index.shards[number // 3].name).read_bytes()
-        for name in ("frames", "logmel", "tokens"):
-            values = getattr(sample, name).tobytes()
+        for name in MODALITIES:
+            values = sample.array(name).tobytes()
             assert tar[row[f"{name}_offset"] :][: len(values)] == values
         text = tar[row["json_offset"] :][: row["json_bytes"]]
         assert json.loads(text)["key"] == sample.meta.key
+
+
+def test_a_row_has_the_first_bytes_of_the_digest_of_its_dialogue() -> None:
+    assert dialogue_number("12") == int.from_bytes(hashlib.blake2b(b"12").digest()[:8], "little")
+    assert dialogue_number("sea1_ep2_sc3_é") == int.from_bytes(
+        hashlib.blake2b("sea1_ep2_sc3_é".encode()).digest()[:8], "little"
+    )
+    assert dialogue_number("") == 0
+
+
+def test_rows_of_one_dialogue_have_one_number_and_rows_of_none_have_zero(tmp_path: Path) -> None:
+    samples = [make_sample(i) for i in range(7)]  # five of dialogue 0, two of dialogue 1
+    samples[6] = replace(samples[6], meta=replace(samples[6].meta, dialogue_id=""))
+    write_split(tmp_path, samples)
+    numbers = table_of(tmp_path / "train")["dialogue"]
+    assert numbers.tolist() == [dialogue_number("0")] * 5 + [dialogue_number("1"), 0]
 
 
 def test_a_table_of_another_number_of_rows_is_an_error_whatever_its_digest(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_a_row_with_another_label_than_its_sample_is_a_problem_whatever_the_dige
 
 def test_a_value_that_was_changed_is_a_problem_whatever_the_digest_of_the_shard(directory: Path) -> None:
     shard = directory / "train-00001.tar"
-    offset = int(Split(directory).rows["frames_offset"][3])
+    offset = int(Split(directory).rows["video_offset"][3])
     shard.write_bytes(with_byte_changed(shard.read_bytes(), offset))
     seal(directory, 1)
     assert_one_problem(verify_split(directory), file="train-00001.tar", what="train-dia0-utt3: its row")

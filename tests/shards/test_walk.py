@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shards.index import read_index
 from shards.reader import Split
-from shards.schema import Storage
+from shards.schema import MODALITIES, Modality, Storage
 from shards.walk import walk_shard
 from tests.samples import make_sample, make_spec, with_byte_changed, write_split
 
@@ -17,12 +17,19 @@ ABSENT = st.sampled_from([(), ("video",), ("audio",), ("video", "audio")])
 
 @settings(deadline=None, max_examples=25)
 @given(
-    absent=st.lists(ABSENT, min_size=1, max_size=7), storage=st.sampled_from(["raw", "jpeg"]), size=st.integers(1, 4)
+    absent=st.lists(ABSENT, min_size=1, max_size=7),
+    storage=st.sampled_from(["raw", "jpeg"]),
+    widths=st.dictionaries(st.sampled_from(MODALITIES), st.integers(1, 6)),
+    size=st.integers(1, 4),
 )
 def test_the_rows_of_a_split_are_what_a_walk_over_its_tars_finds(
-    tmp_path_factory: pytest.TempPathFactory, absent: list[tuple[str, ...]], storage: Storage, size: int
+    tmp_path_factory: pytest.TempPathFactory,
+    absent: list[tuple[str, ...]],
+    storage: Storage,
+    widths: dict[Modality, int],
+    size: int,
 ) -> None:
-    root, spec = tmp_path_factory.mktemp("walk"), make_spec(storage=storage)
+    root, spec = tmp_path_factory.mktemp("walk"), make_spec(storage=storage, widths=widths)
     samples = [make_sample(number, spec=spec, absent=names) for number, names in enumerate(absent)]
     index = write_split(root, samples, spec=spec, samples_per_shard=size)
     walked = [

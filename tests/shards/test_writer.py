@@ -125,7 +125,31 @@ def test_the_bytes_of_a_shard_are_those_of_the_format(tmp_path: Path) -> None:
     info = write(tmp_path / "train-00000.tar", [sample])
     assert info.sha256 == "cac023ff2d1f396ac4853ae2ab87bd1ae167e9a221545a4b688a23e673f7a39b"
     rows_sha256 = sha256_file(rows_path(tmp_path / "train-00000.tar"))
-    assert rows_sha256 == "688717eb4254021b4da8369c2c59ba32993f1dae7b70b74b7580df42dfc45eb6"
+    assert rows_sha256 == "e2d28ad05805944f907e5c179da44b83118e455181c3413986adf4391abc9d7a"
+
+
+def test_the_bytes_of_an_encoded_shard_are_those_of_the_format(tmp_path: Path) -> None:
+    spec = make_spec(widths={"video": 4, "text": 2})
+    meta = replace(make_sample(0).meta, num_hops=10, num_tokens=12)
+    sample = Sample(
+        meta=meta,
+        frames=np.empty(0, np.uint8),
+        logmel=np.arange(60, dtype=np.float16).reshape(6, 10),
+        tokens=np.empty(0, np.int32),
+        features={"video": np.arange(4, dtype=np.float32), "text": np.array([-1, 0.5], np.float32)},
+    )
+    path = tmp_path / "train-00000.tar"
+    info = write(path, [sample], spec=spec)
+    with tarfile.open(path) as tar:
+        found = [(member.name.partition(".")[2], member.size) for member in tar.getmembers()]
+    json_bytes = found.pop()[1]
+    assert found == [("video.npy", 128 + 16), ("logmel.npy", 128 + 120), ("text.npy", 128 + 8)]
+    [row] = read_rows(path)
+    raw = path.read_bytes()
+    assert raw[row["video_offset"] :][:16] == np.arange(4, dtype="<f4").tobytes()
+    assert raw[row["text_offset"] :][:8] == np.array([-1, 0.5], "<f4").tobytes()
+    assert (row["video_bytes"], row["json_bytes"]) == (16, json_bytes)
+    assert info.sha256 == "e5a7efb2b337bb39f7e335eefc39ae9266c7bb95bfc2ade14977fe9432a1b08c"
 
 
 def test_headers_hold_no_time_and_no_owner(tmp_path: Path) -> None:
@@ -142,7 +166,7 @@ def test_members_stand_in_the_order_of_the_format(tmp_path: Path) -> None:
     write(tmp_path / "train-00000.tar", samples_of(4, 2, 3))
     with tarfile.open(tmp_path / "train-00000.tar") as tar:
         assert tar.getnames() == [
-            f"train-dia0-utt{number}.{extension}" for number in (4, 2, 3) for extension in members("raw")
+            f"train-dia0-utt{number}.{extension}" for number in (4, 2, 3) for extension in members(make_spec())
         ]
 
 
@@ -153,7 +177,7 @@ def test_every_member_but_the_json_has_the_same_size_in_all_samples(tmp_path: Pa
         sizes = {member.name.partition(".")[2]: set[int]() for member in tar}
         for member in tar:
             sizes[member.name.partition(".")[2]].add(member.size)
-    assert all(len(sizes[name]) == 1 for name in members("raw") if name != "json")
+    assert all(len(sizes[name]) == 1 for name in members(make_spec()) if name != "json")
     assert len(sizes["json"]) > 1
 
 
@@ -338,7 +362,7 @@ def test_the_rows_of_a_shard_are_one_per_sample_in_its_order(tmp_path: Path) -> 
     rows = read_rows(path)
     assert rows.dtype == row_dtype(len(MELD_LABELS))
     assert rows["num_tokens"].tolist() == [sample.meta.num_tokens for sample in samples]
-    assert rows["frames_offset"].tolist() == sorted(rows["frames_offset"])
+    assert rows["video_offset"].tolist() == sorted(rows["video_offset"])
 
 
 def test_the_record_of_a_shard_that_is_gone_is_none(tmp_path: Path) -> None:

@@ -7,19 +7,22 @@ from contextlib import ExitStack, contextmanager
 from io import FileIO
 from pathlib import Path
 
-from preprocess.config import Part
-from preprocess.errors import OutputBusyError
-from shards.errors import ShardError, describe
+from shards.errors import OutputBusyError, ShardError, describe
 
 __all__ = ["locked"]
 
 
 @contextmanager
-def locked(folder: Path, part: Part) -> Iterator[None]:
+def locked(folder: Path, *, number: int = 1, count: int = 1) -> Iterator[None]:
     """Keep other runs out of a folder until the block ends, except the other parts of the same whole.
 
     The locks belong to the process: they go with it, however it ends, so there is never a stale one to delete. The
     files stay; `.lock` says which process had it last, or into how many parts the work is cut.
+
+    Args:
+        folder: Where the run writes.
+        number: Which part of the work it does, from 1.
+        count: Into how many parts the work is cut; 1 keeps all others out.
 
     Raises:
         OutputBusyError: if another process has it.
@@ -28,19 +31,19 @@ def locked(folder: Path, part: Part) -> Iterator[None]:
     with ExitStack() as stack:
         whole = stack.enter_context(_opened(folder / ".lock"))
         alone = _try_lock(whole, fcntl.LOCK_EX)
-        if part.count == 1:
+        if count == 1:
             if not alone:
                 raise _busy(folder, f"another run is writing here ({_said(whole) or 'unknown process'})")
             _say(whole, f"process {os.getpid()}")
         else:
-            said = f"parts of {part.count}"
+            said = f"parts of {count}"
             if alone:
                 _say(whole, said)
             if not _try_lock(whole, fcntl.LOCK_SH) or _said(whole) != said:
                 raise _busy(folder, f"another run is writing here ({_said(whole) or 'unknown process'})")
-            mine = stack.enter_context(_opened(folder / f".lock-{part.number}"))
+            mine = stack.enter_context(_opened(folder / f".lock-{number}"))
             if not _try_lock(mine, fcntl.LOCK_EX):
-                raise _busy(folder, f"part {part.number} of {part.count} is being made already ({_said(mine)})")
+                raise _busy(folder, f"part {number} of {count} is being made already ({_said(mine)})")
             _say(mine, f"process {os.getpid()}")
         yield
 
