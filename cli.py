@@ -717,7 +717,7 @@ def train_command(
         )
     )
     runs = {number: seed_folder(out, number) for number in _seeds(seeds)} if seeds else {seed: out}
-    configs = {number: _checked(lambda number=number: replace(train_config, seed=number)) for number in runs}
+    configs = {number: _checked(partial(replace, train_config, seed=number)) for number in runs}
     world = world_from_environment()
     results: dict[int, TrainResult] = {}
     with joined(world):

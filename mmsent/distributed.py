@@ -146,14 +146,14 @@ class _Sum(torch.autograd.Function):
     """The gradient of a sum over ranks is the sum of their gradients."""
 
     @staticmethod
-    def forward(_: object, tensor: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(_: object, tensor: Tensor) -> Tensor:
         summed = tensor.clone()
         with _peer_trouble():
             dist.all_reduce(summed)
         return summed
 
     @staticmethod
-    def backward(_: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(_: object, gradient: Tensor) -> Tensor:
         gradient = gradient.contiguous().clone()
         with _peer_trouble():
             dist.all_reduce(gradient)

@@ -480,6 +480,8 @@ def new_stepper(
 ) -> Stepper:
     """Return what makes the steps of a model that is on a device already; classes weigh as in the split."""
     set_tf32(device)
+    if device.type == "cuda" and precision != "fp32":
+        model.use_channels_last()
     loss = MultitaskLoss(config, split.label_sets, split.label_counts(), device)
     return Stepper(model, config, loss=loss, precision=precision, device=device, world=world)
 

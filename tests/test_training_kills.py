@@ -46,8 +46,21 @@ def assert_same_run(got: Path, expected: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_killed_and_signalled_again_and_again_ends_as_one_never_stopped(small: Path, tmp_path: Path) -> None:
-    arguments = ("train", "--shards", small, *OPTIONS, "--modalities", "audio,text", "--batch-size", "1")
-    arguments = (*arguments, "--epochs", "12", "--checkpoint-steps", "7", "--ema-decay", "0.99", "--patience", "99")
+    options = (*OPTIONS, "--modalities", "audio,text", "--batch-size", "1")
+    arguments = (
+        "train",
+        "--shards",
+        small,
+        *options,
+        "--epochs",
+        "12",
+        "--checkpoint-steps",
+        "7",
+        "--ema-decay",
+        "0.99",
+        "--patience",
+        "99",
+    )
     whole = mmsent(*arguments, "--out", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     rng = random.Random(5)
