@@ -252,6 +252,7 @@ def test_a_shard_that_the_raw_split_no_longer_has_is_removed(made: Path, tmp_pat
 KILLED_AT_EACH_RENAME = """
 import os, signal, sys
 from pathlib import Path
+from transformers import BertModel  # before the forks, which would each take a second for it
 from tests.mmsent.test_encode import Encoders, encode
 
 text, shards, root = map(Path, sys.argv[1:])
