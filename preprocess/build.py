@@ -33,7 +33,7 @@ from preprocess.reuse import open_old_shard
 from preprocess.text import TextTokenizer, learn_tokenizer, load_tokenizer
 from shards.errors import ShardError, describe
 from shards.finish import finish_split
-from shards.index import ShardInfo, remove_index
+from shards.index import ShardInfo, remove_index, sweep
 from shards.lock import locked
 from shards.schema import (
     MODALITIES,
@@ -178,7 +178,7 @@ def build_shards(
         for difference in check_claim(out, ours, remake=remake):  # and within it: another run may have come first
             _LOG.info("what is made in another way is made again: %s", difference)
         if part.count == 1:
-            _sweep(out)
+            sweep(out)
         write_claim(out, ours)
         tokenizer.save(out / "tokenizer")
         works = [
@@ -459,13 +459,6 @@ def _make_folder(out: Path) -> None:
     except OSError as exc:
         what = f"cannot make the folder: {exc.strerror or exc}"
         raise ShardError(describe(what, file=out, then="choose another --out")) from exc
-
-
-def _sweep(out: Path) -> None:
-    """Remove what a run that was killed had not yet renamed. Only for a run that is alone in the folder."""
-    for pattern in (".*.tmp", "*/.*.tmp", "*/.work/.*.tmp"):
-        for path in out.glob(pattern):
-            path.unlink(missing_ok=True)
 
 
 def _check_dialogues(dataset: Dataset, config: PreprocessConfig) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "remove_index",
     "sha256_file",
     "split_directories",
+    "sweep",
     "sync_directory",
     "write_index",
 ]
@@ -169,6 +170,13 @@ def publish_pieces(path: Path, pieces: Iterable[bytes]) -> None:
         with contextlib.suppress(OSError):  # renamed, or on a disk that became read-only
             temporary.unlink()
     sync_directory(path.parent)
+
+
+def sweep(out: Path) -> None:
+    """Remove from a folder of splits what a run that was killed had not yet renamed; for who is alone in the folder."""
+    for pattern in (".*.tmp", "*/.*.tmp", "*/.work/.*.tmp"):
+        for path in out.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def sync_directory(directory: Path) -> None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from cli import app
 from tests.commands import ROOT, environment, mmsent
 
-COMMANDS = ("make-demo", "doctor", "preprocess", "index", "verify", "train", "evaluate", "bench")
+COMMANDS = ("make-demo", "doctor", "preprocess", "index", "verify", "encode", "train", "evaluate", "bench")
 OPTIONS = ROOT / "tests" / "data" / "cli_options.txt"
 
 
