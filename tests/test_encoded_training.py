@@ -82,8 +82,9 @@ def test_training_on_encoded_shards_scores_as_training_on_raw_ones(
     direct, direct_scores = trained(raw, tmp_path / "direct", *options)
     cached, cached_scores = trained(encoded, tmp_path / "cached", *options)
     for ours, theirs in zip(cached["epochs"], direct["epochs"], strict=True):
-        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
-        assert ours["dev_loss"] == pytest.approx(theirs["dev_loss"], rel=1e-4)
+        # Features of a sample depend on the shape of its batch in their last digits, and Adam makes more of them.
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-3)
+        assert ours["dev_loss"] == pytest.approx(theirs["dev_loss"], rel=1e-3)
     for task, item in direct_scores["tasks"].items():
         assert cached_scores["tasks"][task]["confusion"] == item["confusion"]
     assert (tmp_path / "direct" / "frozen.safetensors").is_file()
