@@ -41,6 +41,7 @@ from mmsent.config import (
     ModelConfig,
     OrderKind,
     Precision,
+    Schedule,
     TextPooling,
     TrainConfig,
     VideoEncoderName,
@@ -637,6 +638,13 @@ def train_command(
     warmup_steps: Annotated[
         int, typer.Option(help="First steps over which learning rates rise from 0.", rich_help_panel=_OPTIMISER_PANEL)
     ] = _TRAIN.warmup_steps,
+    schedule: Annotated[
+        Schedule,
+        typer.Option(
+            help="Learning rates fall when the validation loss stops falling, or in a line to 0 at the end.",
+            rich_help_panel=_OPTIMISER_PANEL,
+        ),
+    ] = _TRAIN.schedule,
     ema_decay: Annotated[
         float,
         typer.Option(
@@ -782,6 +790,7 @@ def train_command(
             video_learning_rate=video_learning_rate,
             layer_decay=layer_decay,
             warmup_steps=warmup_steps,
+            schedule=schedule,
             early_stopping_patience=patience,
             class_weights=class_weights,
             loss=loss,

@@ -152,7 +152,9 @@ class _TrainBench:
     def _new_stepper(self) -> Stepper:
         precision = resolve_precision(self._train_config.precision, self._device)
         model = new_model(self._split, self._model_config, self._train_config).to(self._device)
-        stepper = new_stepper(model, self._split, self._train_config, self._device, precision)
+        stepper = new_stepper(
+            model, self._split, self._train_config, self._device, precision, steps_per_epoch=len(self._loader)
+        )
         model.train()
         batch = self._first_batch()
         for _ in range(3):  # the first steps allocate, tune and compile; one that takes long as it is says enough

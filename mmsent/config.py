@@ -13,6 +13,7 @@ __all__ = [
     "ModelConfig",
     "OrderKind",
     "Precision",
+    "Schedule",
     "TextPooling",
     "TrainConfig",
     "VideoEncoderName",
@@ -21,6 +22,7 @@ __all__ = [
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 ClassWeights = Literal["none", "sqrt", "inverse", "effective"]
 Loss = Literal["cross-entropy", "logit-adjusted"]
+Schedule = Literal["plateau", "linear"]
 Fusion = Literal["concat", "gated"]
 TextPooling = Literal["pooler", "cls", "mean"]
 VideoEncoderName = Literal[
@@ -124,6 +126,9 @@ class TrainConfig(_Plain):
     """In a pre-trained encoder that is trained, each layer learns at this times the rate of the layer above it."""
     warmup_steps: int = 0
     """First steps over which all learning rates rise in a line from 0 to what they are."""
+    schedule: Schedule = "plateau"
+    """Of the learning rates: `plateau` lowers them when the validation loss stops falling; `linear` lets them fall in a
+    line, from the end of the warm-up to 0 after `max_epochs`, as is usual where text encoders are fine-tuned."""
     plateau_factor: float = 0.1
     """Learning rates are multiplied by it when the validation loss stops falling."""
     plateau_patience: int = 2
@@ -187,6 +192,8 @@ class TrainConfig(_Plain):
             raise ValueError(f"unknown class_weights {self.class_weights!r} or precision {self.precision!r}")
         if self.loss not in get_args(Loss):
             raise ValueError(f"unknown loss {self.loss!r}, known are {', '.join(get_args(Loss))}")
+        if self.schedule not in get_args(Schedule):
+            raise ValueError(f"unknown schedule {self.schedule!r}, known are {', '.join(get_args(Schedule))}")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay must be above 0 and at most 1, got {self.layer_decay}")
         if self.warmup_steps < 0:

@@ -45,12 +45,14 @@ class Stepper:
         loss: MultitaskLoss,
         precision: ResolvedPrecision,
         device: torch.device,
+        steps_per_epoch: int,
         world: World = ALONE,
     ) -> None:
         self.model = model
         self.average = AveragedModel(model, decay=config.ema_decay) if config.ema_decay else None
         self.num_steps = 0
         self._config = config
+        self._num_steps_in_all = steps_per_epoch * config.max_epochs
         self._loss = loss
         self._precision = precision
         self._device = device
@@ -79,9 +81,9 @@ class Stepper:
 
     @property
     def learning_rate(self) -> float:
-        """Of what starts from random weights, without the warm-up."""
+        """Of what starts from random weights, at the last step."""
         rate: float = self._optimizer.param_groups[0]["lr"]
-        return rate
+        return rate * self._rate_share()
 
     def compute(self, batch: Batch, *, global_size: int) -> Tensor:
         """Compute the gradients of a step and return its loss, this rank's share of it, on the device.
@@ -118,7 +120,7 @@ class Stepper:
         self._scaler.unscale_(self._optimizer)
         norm = clip_grad_norm_(self._trained, self._config.max_grad_norm)
         self.num_steps += 1
-        with self._warmed_up():
+        with self._rates_of_step():
             self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
@@ -133,8 +135,9 @@ class Stepper:
         return self._scaler.is_enabled()
 
     def end_epoch(self, dev_loss: float) -> None:
-        """Lower the learning rates if the validation loss has stopped falling."""
-        self._schedule.step(dev_loss)
+        """Lower the learning rates if the schedule looks at the validation loss and that has stopped falling."""
+        if self._config.schedule == "plateau":
+            self._schedule.step(dev_loss)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors that a step changes, by name, as the last `update` left them; not copies."""
@@ -182,15 +185,25 @@ class Stepper:
         return self._wrapped.no_sync()
 
     @contextmanager
-    def _warmed_up(self) -> Iterator[None]:
-        """Lower the learning rates for one of the first steps."""
-        share = min(1.0, self.num_steps / max(1, self._config.warmup_steps))
+    def _rates_of_step(self) -> Iterator[None]:
+        """Set the learning rates of the step that is being made; what the plateau has made of them is kept apart."""
+        share = self._rate_share()
         rates = [group["lr"] for group in self._optimizer.param_groups]
         for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * share
         yield
         for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+
+    def _rate_share(self) -> float:
+        """Return what part of the learning rates counts at a step: it rises in the warm-up, and may fall after it."""
+        warmup = self._config.warmup_steps
+        if self.num_steps < warmup:
+            return self.num_steps / warmup
+        if self._config.schedule == "plateau":
+            return 1.0
+        left = self._num_steps_in_all - self.num_steps + 1  # with this step
+        return max(0.0, left / max(1, self._num_steps_in_all - warmup + 1))
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -25,7 +25,9 @@ _LOG = logging.getLogger(__name__)
 _FREE_TO_CHANGE = (
     "max_epochs", "num_readers", "check", "checkpoint_steps", "keep_checkpoints", "early_stopping_patience",
 )  # fmt: skip
-"""What may differ when a run goes on: none of it changes a step that was already made or the next one."""
+"""What may differ when a run goes on: none of it changes a step that was already made or the next one.
+
+With a linear schedule `max_epochs` does: the learning rates fall towards its end."""
 
 
 def train(
@@ -144,7 +146,8 @@ def _last_checkpoint(run: Path, *, resume: bool) -> Checkpoint | None:
 
 
 def _check_same(last: Checkpoint, run: Path, *, model_config: ModelConfig, train_config: TrainConfig) -> None:
-    differences = last.train_config.differences(train_config, ignore=_FREE_TO_CHANGE)
+    free = tuple(name for name in _FREE_TO_CHANGE if name != "max_epochs" or train_config.schedule != "linear")
+    differences = last.train_config.differences(train_config, ignore=free)
     differences += last.model_config.differences(model_config)
     if differences:
         what = "the run was started with other options (then against now): " + "; ".join(differences)

@@ -146,7 +146,15 @@ class Trainer:
         self._loader = self._new_loader(train_split, training_order(train_split, train_config))
         self._feed = DeviceFeed(self._loader, self.device)
         self._dev_loader = self._new_loader(dev_split, InOrder(len(dev_split)))
-        self._stepper = new_stepper(model, train_split, train_config, self.device, self.precision, world)
+        self._stepper = new_stepper(
+            model,
+            train_split,
+            train_config,
+            self.device,
+            self.precision,
+            steps_per_epoch=len(self._loader),
+            world=world,
+        )
         self._agreement = Agreement(world)
         self._clock = FrozenClock(model, self.device, self.precision)
         self._lock = threading.Lock()  # held while what a checkpoint holds is changed or read
@@ -476,6 +484,8 @@ def new_stepper(
     config: TrainConfig,
     device: torch.device,
     precision: ResolvedPrecision,
+    *,
+    steps_per_epoch: int,
     world: World = ALONE,
 ) -> Stepper:
     """Return what makes the steps of a model that is on a device already; classes weigh as in the split."""
@@ -483,7 +493,9 @@ def new_stepper(
     if device.type == "cuda" and precision != "fp32":
         model.use_channels_last()
     loss = MultitaskLoss(config, split.label_sets, split.label_counts(), device)
-    return Stepper(model, config, loss=loss, precision=precision, device=device, world=world)
+    return Stepper(
+        model, config, loss=loss, precision=precision, device=device, steps_per_epoch=steps_per_epoch, world=world
+    )
 
 
 def _do_nothing() -> None:
