@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from drawing import (
     print_evaluation,
     print_next,
     print_reports,
+    print_scores_over_seeds,
     print_timings,
     size_text,
     stderr,
@@ -34,6 +36,8 @@ from drawing import (
 )
 from mmsent.config import (
     ClassWeights,
+    Fusion,
+    Loss,
     ModelConfig,
     OrderKind,
     Precision,
@@ -41,12 +45,22 @@ from mmsent.config import (
     TrainConfig,
     VideoEncoderName,
 )
-from preprocess.config import DatasetFormat, Decoder, DemoConfig, Part, PreprocessConfig, Preset, TestClips, preset
+from preprocess.config import (
+    DatasetFormat,
+    Decoder,
+    DemoConfig,
+    Part,
+    PreprocessConfig,
+    Preset,
+    TestClips,
+    max_tokens_for,
+    preset,
+)
 from shards.errors import ExpectedError, ShardError, describe
 from shards.schema import MODALITIES, FeatureSpec, Modality, Storage
 
 if TYPE_CHECKING:
-    from mmsent.trainer import EpochResult, StepInfo
+    from mmsent.trainer import EpochResult, StepInfo, TrainResult
     from shards.cache import ShardCache
     from shards.verify import SplitCheck
 
@@ -77,15 +91,23 @@ _DISK_TROUBLE = {
 
 _CACHE_GIGABYTES = 20.0
 
+_MODEL_PANEL = "The model"
+_OPTIMISER_PANEL = "Optimisation"
+_LOSS_PANEL = "Loss and augmentation"
+_DATA_PANEL = "Reading the data"
+
 CacheOption = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
         help="Where shards behind a URL are kept, for all runs of this machine.",
         show_default="~/.cache/mmsent/shards",
+        rich_help_panel=_DATA_PANEL,
     ),
 ]
-CacheSizeOption = Annotated[float, typer.Option(help="Gigabytes that the cache never exceeds.")]
+CacheSizeOption = Annotated[
+    float, typer.Option(help="Gigabytes that the cache never exceeds.", rich_help_panel=_DATA_PANEL)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
 
@@ -219,6 +241,10 @@ def preprocess_command(
     text_encoder: Annotated[
         str, typer.Option(help="Whose tokenizer: a Hugging Face name, a folder, or `scratch` (learned from train).")
     ] = _PREPROCESS.text_encoder,
+    context: Annotated[
+        int,
+        typer.Option(metavar="K", help="Earlier utterances of the dialogue in an utterance's tokens, with speakers."),
+    ] = _PREPROCESS.context_utterances,
     frames: Annotated[
         int | None, typer.Option(help="Frames per clip.", show_default=str(_PREPROCESS.num_frames))
     ] = None,
@@ -272,6 +298,9 @@ def preprocess_command(
 
     DATA may also be a CSV that lists your own clips and their labels (docs/own-data.md).
 
+    With `--context 2` the tokens of an utterance are `[CLS] Monica: … [SEP] Ross: … [SEP] Rachel: its text [SEP]`; in a
+    folder of shards without it, `mmsent preprocess MELD.Raw --out data/shards --context 2` decodes nothing again.
+
     Example: `mmsent preprocess MELD.Raw --out data/shards`
     """
     from preprocess.adapters import read_dataset
@@ -291,6 +320,8 @@ def preprocess_command(
             storage=storage,
             num_hops=start.num_hops if hops is None else hops,
             text_encoder=text_encoder,
+            context_utterances=context,
+            max_tokens=max_tokens_for(context),
             samples_per_shard=samples_per_shard,
             test_clips=test_clips,
             decoder=decoder,
@@ -529,76 +560,203 @@ def encode_command(
 
 @app.command("train")
 def train_command(
-    shards: Annotated[str, typer.Option(help="Folder that `mmsent preprocess --out` made, or its URL.")],
+    shards: Annotated[str, typer.Option(help="Folder that `mmsent preprocess` or `encode` made, or its URL.")],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and history.")],
     text_encoder: Annotated[
-        str, typer.Option(help="A Hugging Face name, a folder, or `scratch`; the shards must be tokenized for it.")
+        str,
+        typer.Option(
+            help="A Hugging Face name, a folder, or `scratch`; the shards must be tokenized for it.",
+            rich_help_panel=_MODEL_PANEL,
+        ),
     ] = _MODEL.text_encoder,
+    text_pooling: Annotated[
+        TextPooling,
+        typer.Option(
+            help="What is taken of its output: BERT's pooler, the first token, or the mean of all.",
+            rich_help_panel=_MODEL_PANEL,
+        ),
+    ] = _MODEL.text_pooling,
+    video_encoder: Annotated[
+        VideoEncoderName, typer.Option(help="A video model of torchvision.", rich_help_panel=_MODEL_PANEL)
+    ] = _MODEL.video_encoder,
     video_weights: Annotated[
-        str, typer.Option(help="Of r3d_18: `kinetics`, `none` (random), or the path of a state dict.")
+        str,
+        typer.Option(
+            help="Of the video encoder: `kinetics`, `none` (random), or the path of a state dict.",
+            rich_help_panel=_MODEL_PANEL,
+        ),
     ] = _MODEL.video_weights,
-    modalities: Annotated[str, typer.Option(help="What the model looks at, with commas.")] = ",".join(MODALITIES),
+    modalities: Annotated[
+        str, typer.Option(help="What the model looks at, with commas.", rich_help_panel=_MODEL_PANEL)
+    ] = ",".join(MODALITIES),
     train_encoders: Annotated[
-        str, typer.Option(help="Pre-trained encoders to train too: `video`, `text` or `video,text`.")
+        str,
+        typer.Option(
+            help="Pre-trained encoders to train too: `video`, `text` or `video,text`.", rich_help_panel=_MODEL_PANEL
+        ),
     ] = "",
-    epochs: Annotated[int, typer.Option(help="Passes over the training split, at most.")] = _TRAIN.max_epochs,
-    batch_size: Annotated[int, typer.Option(help="Samples of a step.")] = _TRAIN.batch_size,
-    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = _TRAIN.learning_rate,
+    fusion: Annotated[
+        Fusion,
+        typer.Option(help="Features side by side, or weighted by learned gates.", rich_help_panel=_MODEL_PANEL),
+    ] = _MODEL.fusion,
+    dialogue_turns: Annotated[
+        int,
+        typer.Option(
+            help="Utterances of a dialogue, up to the one to judge, that a GRU goes over; 1: no GRU.",
+            rich_help_panel=_MODEL_PANEL,
+        ),
+    ] = _MODEL.dialogue_turns,
+    epochs: Annotated[
+        int, typer.Option(help="Passes over the training split, at most.", rich_help_panel=_OPTIMISER_PANEL)
+    ] = _TRAIN.max_epochs,
+    batch_size: Annotated[
+        int, typer.Option(help="Samples of a step, over all processes.", rich_help_panel=_OPTIMISER_PANEL)
+    ] = _TRAIN.batch_size,
+    accumulation_steps: Annotated[
+        int,
+        typer.Option(
+            help="Parts in which a step is computed: so many times less memory.", rich_help_panel=_OPTIMISER_PANEL
+        ),
+    ] = _TRAIN.accumulation_steps,
+    learning_rate: Annotated[
+        float, typer.Option(help="Of Adam, for what is not pre-trained.", rich_help_panel=_OPTIMISER_PANEL)
+    ] = _TRAIN.learning_rate,
     text_learning_rate: Annotated[
-        float, typer.Option(help="Of a pre-trained text encoder that is trained.")
+        float, typer.Option(help="Of a pre-trained text encoder that is trained.", rich_help_panel=_OPTIMISER_PANEL)
     ] = _TRAIN.text_learning_rate,
     video_learning_rate: Annotated[
-        float, typer.Option(help="Of a pre-trained video encoder that is trained.")
+        float, typer.Option(help="Of a pre-trained video encoder that is trained.", rich_help_panel=_OPTIMISER_PANEL)
     ] = _TRAIN.video_learning_rate,
-    precision: Annotated[
-        Precision, typer.Option(help="Of the forward pass; auto: bf16 or else fp16 on a GPU, fp32 on a CPU.")
-    ] = _TRAIN.precision,
-    class_weights: Annotated[
-        ClassWeights, typer.Option(help="Of the losses, from the training labels' frequencies.")
-    ] = _TRAIN.class_weights,
+    layer_decay: Annotated[
+        float,
+        typer.Option(
+            help="Each layer of a trained encoder learns at this times the rate of the one above.",
+            rich_help_panel=_OPTIMISER_PANEL,
+        ),
+    ] = _TRAIN.layer_decay,
+    warmup_steps: Annotated[
+        int, typer.Option(help="First steps over which learning rates rise from 0.", rich_help_panel=_OPTIMISER_PANEL)
+    ] = _TRAIN.warmup_steps,
+    ema_decay: Annotated[
+        float,
+        typer.Option(
+            help="Keep a moving average of the weights with this decay, like 0.999; 0: none.",
+            rich_help_panel=_OPTIMISER_PANEL,
+        ),
+    ] = _TRAIN.ema_decay,
     patience: Annotated[
-        int, typer.Option(help="Epochs without a lower validation loss before the run ends.")
+        int,
+        typer.Option(
+            help="Epochs without a lower validation loss before the run ends.", rich_help_panel=_OPTIMISER_PANEL
+        ),
     ] = _TRAIN.early_stopping_patience,
-    seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = _TRAIN.seed,
+    precision: Annotated[
+        Precision,
+        typer.Option(
+            help="Of the forward pass; auto: bf16 or else fp16 on a GPU, fp32 on a CPU.",
+            rich_help_panel=_OPTIMISER_PANEL,
+        ),
+    ] = _TRAIN.precision,
+    compile_encoders: Annotated[
+        bool,
+        typer.Option(
+            "--compile", help="Compile the encoders: slower to start, then faster.", rich_help_panel=_OPTIMISER_PANEL
+        ),
+    ] = _TRAIN.compile,
+    loss: Annotated[
+        Loss,
+        typer.Option(
+            help="logit-adjusted: logits raised by the frequency of their class in training.",
+            rich_help_panel=_LOSS_PANEL,
+        ),
+    ] = _TRAIN.loss,
+    class_weights: Annotated[
+        ClassWeights,
+        typer.Option(help="Of the losses, from the training labels' frequencies.", rich_help_panel=_LOSS_PANEL),
+    ] = _TRAIN.class_weights,
+    label_smoothing: Annotated[
+        float, typer.Option(help="Part of each target spread over all classes.", rich_help_panel=_LOSS_PANEL)
+    ] = _TRAIN.label_smoothing,
+    modality_dropout: Annotated[
+        float,
+        typer.Option(help="Probability with which each modality of a sample is hidden.", rich_help_panel=_LOSS_PANEL),
+    ] = _TRAIN.modality_dropout,
+    crop_and_flip: Annotated[
+        bool,
+        typer.Option(
+            "--crop-and-flip",
+            help="Random parts of the picture, half of them mirrored, alike over a clip.",
+            rich_help_panel=_LOSS_PANEL,
+        ),
+    ] = _TRAIN.crop_and_flip,
+    spec_augment: Annotated[
+        bool,
+        typer.Option(
+            "--spec-augment", help="Hide bands of the log-mel in time and frequency.", rich_help_panel=_LOSS_PANEL
+        ),
+    ] = _TRAIN.spec_augment,
     order: Annotated[
-        OrderKind, typer.Option(help="Of the training samples; block-shuffle: for a slow disk or a network.")
+        OrderKind,
+        typer.Option(
+            help="Of the training samples; block-shuffle: for a slow disk or a network.", rich_help_panel=_DATA_PANEL
+        ),
     ] = _TRAIN.order,
     shards_per_block: Annotated[
-        int, typer.Option(help="With block-shuffle: shards that are mixed.")
+        int, typer.Option(help="With block-shuffle: shards that are mixed.", rich_help_panel=_DATA_PANEL)
     ] = _TRAIN.shards_per_block,
-    readers: Annotated[int, typer.Option(help="Threads that fill batches.")] = _TRAIN.num_readers,
+    readers: Annotated[
+        int, typer.Option(help="Threads that fill batches.", rich_help_panel=_DATA_PANEL)
+    ] = _TRAIN.num_readers,
     check: Annotated[
-        bool, typer.Option("--check", help="Compare every sample with its CRC-32 when it is read.")
+        bool,
+        typer.Option(
+            "--check", help="Compare every sample with its CRC-32 when it is read.", rich_help_panel=_DATA_PANEL
+        ),
     ] = _TRAIN.check,
     cache: CacheOption = None,
     cache_size: CacheSizeOption = _CACHE_GIGABYTES,
+    seed: Annotated[int, typer.Option(help="Of weights, order, dropout and augmentation.")] = _TRAIN.seed,
+    seeds: Annotated[
+        str, typer.Option(metavar="N,N,…", help="One run for each seed, in OUT/seed-N, and their mean and deviation.")
+    ] = "",
     checkpoint_steps: Annotated[
         int, typer.Option(help="Steps between saves within an epoch; each epoch ends with one.")
     ] = _TRAIN.checkpoint_steps,
+    keep_checkpoints: Annotated[
+        int, typer.Option(help="How many of the last checkpoints are kept to go on from.")
+    ] = _TRAIN.keep_checkpoints,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT, if any.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Profile a few of the first steps into OUT/profile.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train the three encoders' fusion on shards.
 
     Keeps the weights of the epoch with the lowest validation loss (best.safetensors) and where the run stands
-    (last.safetensors). `wait` in the progress line is the share of time in which the trainer waited for data.
+    (checkpoints/). `wait` in the progress line is the share of time in which the trainer waited for data.
+
+    Ctrl-C and SIGTERM save within seconds, wherever the run is, and `--resume` goes on from there as if nothing had
+    been; a second one quits at once. Under torchrun it trains on many GPUs (docs/scaling.md).
 
     Example: `mmsent train --shards data/shards --out runs/first`
     """
-    from mmsent.errors import TrainingError
+    from mmsent.distributed import joined, world_from_environment
+    from mmsent.seeds import seed_folder
     from mmsent.train import train
 
-    if int(os.environ.get("WORLD_SIZE") or "1") > 1:
-        then = "start it without torchrun, on one device"
-        raise TrainingError(describe("training on several processes is not there yet", then=then))
     chosen = _names("modalities", modalities)
     trained = _names("train-encoders", train_encoders)
     model_config = _checked(
         lambda: ModelConfig(
             modalities=tuple(name for name in MODALITIES if name in chosen),
             text_encoder=text_encoder,
+            text_pooling=text_pooling,
+            video_encoder=video_encoder,
             video_weights=video_weights,
             train_encoders=tuple(name for name in MODALITIES if name in trained),
+            fusion=fusion,
+            dialogue_turns=dialogue_turns,
         )
     )
     if shards_per_block != _TRAIN.shards_per_block and order != "block-shuffle":
@@ -606,6 +764,15 @@ def train_command(
     for name, rate in (("text", text_learning_rate), ("video", video_learning_rate)):
         if rate != getattr(_TRAIN, f"{name}_learning_rate") and name not in trained:
             raise typer.BadParameter(f"--{name}-learning-rate is for --train-encoders {name}")
+    if layer_decay != _TRAIN.layer_decay and not trained:
+        raise typer.BadParameter("--layer-decay is for --train-encoders, which names none")
+    for option, wanted, name in (("crop-and-flip", crop_and_flip, "video"), ("spec-augment", spec_augment, "audio")):
+        if wanted and name not in chosen:
+            raise typer.BadParameter(f"--{option} is for {name}, which --modalities leaves out")
+    if modality_dropout and len(chosen) == 1:
+        raise typer.BadParameter("--modality-dropout never hides the only modality there is")
+    if seeds and seed != _TRAIN.seed:
+        raise typer.BadParameter("give --seed or --seeds")
     train_config = _checked(
         lambda: TrainConfig(
             batch_size=batch_size,
@@ -613,8 +780,18 @@ def train_command(
             learning_rate=learning_rate,
             text_learning_rate=text_learning_rate,
             video_learning_rate=video_learning_rate,
+            layer_decay=layer_decay,
+            warmup_steps=warmup_steps,
             early_stopping_patience=patience,
             class_weights=class_weights,
+            loss=loss,
+            label_smoothing=label_smoothing,
+            modality_dropout=modality_dropout,
+            crop_and_flip=crop_and_flip,
+            spec_augment=spec_augment,
+            ema_decay=ema_decay,
+            accumulation_steps=accumulation_steps,
+            compile=compile_encoders,
             precision=precision,
             seed=seed,
             order=order,
@@ -622,46 +799,39 @@ def train_command(
             num_readers=readers,
             check=check,
             checkpoint_steps=checkpoint_steps,
+            keep_checkpoints=keep_checkpoints,
         )
     )
-    with _progress("{task.fields[info]}") as progress:
-        task = progress.add_task("epoch 1", total=None, info="", visible=False)  # what comes before may be an error
-
-        def on_step(info: "StepInfo") -> None:
-            text = f"loss {info.loss:.3f}  {info.samples_per_second:.0f} samples/s  wait {info.wait_share:.1%}"
-            progress.update(
-                task,
-                description=f"epoch {info.epoch + 1}",
-                completed=info.step,
-                total=info.num_steps,
-                info=text,
-                visible=True,
-            )
-
-        def on_epoch(result: "EpochResult") -> None:
-            progress.console.print(epoch_line(result), highlight=False, soft_wrap=True)
-
-        result = train(
-            shards,
-            out,
-            cache=_cache(shards, cache, cache_size),
-            model_config=model_config,
-            train_config=train_config,
-            resume=resume,
-            on_step=on_step,
-            on_epoch=on_epoch,
-        )
-    if as_json:
-        _print_json(asdict(result))
-        return
-    why = "validation loss stopped falling" if result.stopped_early else "all epochs done"
-    stdout.print(
-        f"{len(result.epochs)} epoch{'s' * (len(result.epochs) > 1)} on {result.device} in {result.precision} ({why}); "
-        f"best is epoch {result.best_epoch + 1}: {escape(str(out / 'best.safetensors'))}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    print_next(f"mmsent evaluate --shards {shlex.quote(shards)} --run {shlex.quote(str(out))} --split test")
+    runs = {number: seed_folder(out, number) for number in _seeds(seeds)} if seeds else {seed: out}
+    configs = {number: _checked(partial(replace, train_config, seed=number)) for number in runs}
+    world = world_from_environment()
+    results: dict[int, TrainResult] = {}
+    with joined(world):
+        if not world.is_first:
+            logging.getLogger().setLevel(logging.WARNING)
+        for number, run in runs.items():
+            if seeds and world.is_first:
+                _LOG.info("seed %d, in %s", number, run)
+            with _training_progress(shown=world.is_first) as (on_step, on_epoch, on_exit):
+                results[number] = train(
+                    shards,
+                    run,
+                    cache=_cache(shards, cache, cache_size),
+                    model_config=model_config,
+                    train_config=configs[number],
+                    resume=resume,
+                    profile=profile,
+                    world=world,
+                    on_step=on_step,
+                    on_epoch=on_epoch,
+                    on_exit=on_exit,
+                )
+            if results[number].signum:
+                break
+    if world.is_first:
+        _print_training(shards, out, results, many=bool(seeds), as_json=as_json)
+    if signum := results[number].signum:
+        raise typer.Exit(128 + signum)
 
 
 @app.command("evaluate")
@@ -676,12 +846,27 @@ def evaluate_command(
     """Score a run's best checkpoint on a split, every sample once, next to the majority baseline.
 
     Writes metrics.json, predictions.csv, a confusion matrix per task and the training curves to RUN/evaluation-SPLIT/.
+    A folder that `mmsent train --seeds` made is scored seed by seed, with mean and deviation in one table.
 
     Example: `mmsent evaluate --shards data/shards --run runs/first --split test`
     """
     from mmsent.report import evaluate_run
+    from mmsent.seeds import evaluate_seeds, evaluation_scores, seed_folders
 
-    evaluation = evaluate_run(shards, run, split=split, cache=_cache(shards, cache, cache_size))
+    store = _cache(shards, cache, cache_size)
+    if seed_folders(run):
+        found = {}
+        for seed, evaluation in evaluate_seeds(shards, run, split=split, cache=store):
+            _LOG.info("seed %d: %s", seed, evaluation.directory)
+            found[seed] = evaluation
+        scores = evaluation_scores(found)
+        if as_json:
+            by_seed = {seed: evaluation.to_json() for seed, evaluation in found.items()}
+            _print_json({"seeds": by_seed, split: [score.to_json() for score in scores]})
+        else:
+            print_scores_over_seeds(scores, split=split)
+        return
+    evaluation = evaluate_run(shards, run, split=split, cache=store)
     if as_json:
         _print_json(evaluation.to_json())
         return
@@ -770,6 +955,70 @@ def _progress(info: str = "{task.speed:.1f}/s") -> Iterator[Progress]:
 
 
 @contextmanager
+def _training_progress(
+    *, shown: bool
+) -> Iterator[tuple[Callable[["StepInfo"], None], Callable[["EpochResult"], None], Callable[[str], None]]]:
+    """Show the steps of an epoch and keep a line of each; on other ranks than the first, show nothing."""
+    with _progress("{task.fields[info]}") as progress:
+        task = progress.add_task("epoch 1", total=None, info="", visible=False)  # what comes before may be an error
+
+        def on_step(info: "StepInfo") -> None:
+            text = f"loss {info.loss:.3f}  {info.samples_per_second:.0f} samples/s  wait {info.wait_share:.1%}"
+            progress.update(
+                task,
+                description=f"epoch {info.epoch + 1}",
+                completed=info.step,
+                total=info.num_steps,
+                info=text,
+                visible=shown,
+            )
+
+        def on_epoch(result: "EpochResult") -> None:
+            if shown:
+                progress.console.print(epoch_line(result), highlight=False, soft_wrap=True)
+
+        def on_exit(line: str) -> None:
+            stderr.show_cursor(True)  # the process ends without unwinding, and the bar has hidden it
+            stderr.print(f"\n{escape(line)}", highlight=False, soft_wrap=True)
+
+        yield on_step, on_epoch, on_exit
+
+
+def _print_training(shards: str, out: Path, results: dict[int, "TrainResult"], *, many: bool, as_json: bool) -> None:
+    """Say how the runs of `mmsent train` ended, and what to do next."""
+    from mmsent.seeds import dev_scores
+
+    last = list(results.values())[-1]
+    scores = dev_scores(results) if many else []
+    if as_json:
+        if many:
+            by_seed = {seed: asdict(result) for seed, result in results.items()}
+            _print_json({"seeds": by_seed, "dev": [score.to_json() for score in scores]})
+        else:
+            _print_json(asdict(last))
+        return
+    line = partial(stdout.print, highlight=False, soft_wrap=True)
+    if last.signum:
+        name = signal.Signals(last.signum).name
+        epochs = f"{len(last.epochs)} whole epoch{'s' * (len(last.epochs) != 1)}"
+        line(f"Stopped by {name} after {last.num_steps} steps, {epochs}; all is saved in {escape(str(out))}")
+        print_next("the same command with --resume")
+        return
+    for seed, result in results.items():
+        assert result.best_epoch is not None
+        why = "validation loss stopped falling" if result.stopped_early else "all epochs done"
+        where = f"{result.device}{f' x {result.world_size}' * (result.world_size > 1)}"
+        run = out / f"seed-{seed}" if many else out
+        line(
+            f"{len(result.epochs)} epoch{'s' * (len(result.epochs) > 1)} on {where} in {result.precision} ({why}); "
+            f"best is epoch {result.best_epoch + 1}: {escape(str(run / 'best.safetensors'))}"
+        )
+    if many:
+        print_scores_over_seeds(scores, split="dev")
+    print_next(f"mmsent evaluate --shards {shlex.quote(shards)} --run {shlex.quote(str(out))} --split test")
+
+
+@contextmanager
 def _progress_by_name() -> Iterator[Callable[[str, int, int], None]]:
     """Show a bar for each split or stage, from its first piece on."""
     with _progress() as progress:
@@ -853,6 +1102,13 @@ def _names(option: str, text: str) -> list[Modality]:
     if unknown := [name for name in names if name not in MODALITIES]:
         raise typer.BadParameter(f"--{option} takes {', '.join(MODALITIES)}; got {', '.join(unknown)}")
     return cast("list[Modality]", names)
+
+
+def _seeds(text: str) -> list[int]:
+    numbers = [item.strip() for item in text.split(",")]
+    if not all(item.isascii() and item.isdigit() for item in numbers) or len(set(numbers)) != len(numbers):
+        raise typer.BadParameter(f"--seeds is different numbers with commas, like 0,1,2; got {text!r}")
+    return [int(item) for item in numbers]
 
 
 def _size(text: str) -> tuple[int, int]:

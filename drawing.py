@@ -15,6 +15,7 @@ from shards.schema import MODALITIES
 
 if TYPE_CHECKING:
     from mmsent.report import Evaluation
+    from mmsent.seeds import ScoreOverSeeds
     from mmsent.trainer import EpochResult
     from preprocess.doctor import Diagnosis
     from preprocess.estimate import Estimate
@@ -30,6 +31,7 @@ __all__ = [
     "print_evaluation",
     "print_next",
     "print_reports",
+    "print_scores_over_seeds",
     "print_timings",
     "size_text",
     "stderr",
@@ -182,6 +184,18 @@ def print_evaluation(evaluation: "Evaluation") -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def print_scores_over_seeds(scores: list["ScoreOverSeeds"], *, split: str) -> None:
+    """Draw the scores of the runs of several seeds: each, their mean and their deviation."""
+    seeds = list(scores[0].by_seed) if scores else []
+    table = Table(title=f"{split}, {len(seeds)} seeds")
+    for column in ("task", "score", "mean", "deviation", *(f"seed {seed}" for seed in seeds)):
+        table.add_column(column, justify="left" if column in ("task", "score") else "right", overflow="fold")
+    for score in scores:
+        values = [f"{value:.3f}" for value in score.by_seed.values()]
+        table.add_row(escape(score.task), score.score, f"[bold]{score.mean:.3f}[/]", f"{score.deviation:.3f}", *values)
+    stdout.print(table)
 
 
 def print_timings(timings: list["Timing"]) -> None:

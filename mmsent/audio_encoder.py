@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmsent.distributed import sum_with_gradient
+
 __all__ = ["AUDIO_WIDTH", "AudioBackbone", "AudioEncoder", "MaskedBatchNorm1d"]
 
 AUDIO_WIDTH = 128
@@ -77,7 +79,10 @@ class AudioBackbone(nn.Module):
 
 
 class MaskedBatchNorm1d(nn.BatchNorm1d):
-    """Batch normalisation whose statistics are over the real steps alone. Same parameters and buffers."""
+    """Batch normalisation whose statistics are over the real steps alone, of all ranks of a run.
+
+    Same parameters and buffers as its base. Every rank has to call it as often as the others, without a row too.
+    """
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
         """Normalise `(n, C, T)`, mask `(n, 1, T)` bool, True where a step is real; float32 whatever the autocast.
@@ -90,10 +95,11 @@ class MaskedBatchNorm1d(nn.BatchNorm1d):
         assert var is not None
         assert self.momentum is not None
         if self.training:
-            count = mask.sum()
+            count = sum_with_gradient(mask.sum().float())
             divisor = count.clamp(min=1)
-            mean_now = x.masked_fill(~mask, 0).sum(dim=(0, 2)) / divisor
-            var_now = (x - mean_now.view(-1, 1)).square().masked_fill(~mask, 0).sum(dim=(0, 2)) / divisor
+            mean_now = sum_with_gradient(x.masked_fill(~mask, 0).sum(dim=(0, 2))) / divisor
+            squares = (x - mean_now.view(-1, 1)).square().masked_fill(~mask, 0).sum(dim=(0, 2))
+            var_now = sum_with_gradient(squares) / divisor
             with torch.no_grad():
                 momentum = torch.where(count > 0, self.momentum, 0.0)
                 mean.lerp_(mean_now, momentum)

@@ -34,6 +34,9 @@ _WIDEST_TIME_MASK, _WIDEST_MEL_MASK = 0.1, 0.12
 def augment(batch: Batch, config: TrainConfig, *, epoch: int, modalities: Sequence[Modality]) -> Batch:
     """Return a batch changed as the options say, or as it is where they ask for nothing.
 
+    Pictures and log-mels must be there: `crop_and_flip` and `spec_augment` are nothing for shards that hold the outputs
+    of encoders in their place.
+
     Args:
         batch: As of the loader, or a part of that: a part of the result is the result of the part.
         config: `crop_and_flip`, `spec_augment`, `modality_dropout` and `seed`.
@@ -41,9 +44,9 @@ def augment(batch: Batch, config: TrainConfig, *, epoch: int, modalities: Sequen
         modalities: What the model looks at: of these a sample keeps at least one of those it has.
     """
     draw = _Draws(batch.samples, seed=config.seed, epoch=epoch, device=batch.window.device)
-    if config.crop_and_flip and batch.num_rows:
+    if config.crop_and_flip and "video" in modalities and batch.num_rows:  # `grid_sample` refuses no rows
         batch = replace(batch, frames=_crop_and_flip(batch.frames, draw(_CROP, 5)))
-    if config.spec_augment:
+    if config.spec_augment and "audio" in modalities:
         draws = draw(_MASK, 4 * _NUM_MASKS)
         batch = replace(batch, logmel_hidden=_hidden(batch.logmel, batch.num_hops, draws))
     if config.modality_dropout > 0:

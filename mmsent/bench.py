@@ -18,8 +18,9 @@ from torch.utils.data import Dataset as TorchDataset
 from mmsent.batch import Batch, allocate_pinned
 from mmsent.config import ModelConfig, TrainConfig
 from mmsent.feed import DeviceFeed
-from mmsent.precision import choose_device
-from mmsent.trainer import Trainer
+from mmsent.precision import choose_device, resolve_precision
+from mmsent.stepper import Stepper
+from mmsent.trainer import new_model, new_stepper
 from shards.codec import members, pixels
 from shards.errors import ExpectedError, ShardError, describe
 from shards.loader import ShardLoader
@@ -122,52 +123,79 @@ class _TrainBench:
         self._model_config = model_config
         self._train_config = train_config
         self._seconds = seconds
-        self._trainer: Trainer | None = None
+        self._stepper: Stepper | None = None
         self._failure: ExpectedError | None = None
         self._num_steps = 1
-        device = choose_device()
+        self._device = choose_device()
         self._loader = ShardLoader(
             split,
             order=Shuffled(len(split), 0),
             batch_size=train_config.batch_size,
             num_readers=train_config.num_readers,
-            allocate=allocate_pinned if device.type == "cuda" else np.empty,
+            allocate=allocate_pinned if self._device.type == "cuda" else np.empty,
+            modalities=model_config.modalities,
+            dialogue_turns=model_config.dialogue_turns,
         )
-        self._feed = DeviceFeed(self._loader, device)
+        self._feed = DeviceFeed(self._loader, self._device)
 
     def prepare(self) -> None:
         """Build the model and see how long a step takes, once; a failure is raised again, not tried again."""
         if self._failure is not None:
             raise self._failure
-        if self._trainer is None:
+        if self._stepper is None:
             try:
-                self._trainer = self._new_trainer()
+                self._stepper = self._new_stepper()
             except ExpectedError as exc:  # perhaps after minutes of attempts at a download
                 self._failure = exc
                 raise
 
-    def _new_trainer(self) -> Trainer:
-        trainer = Trainer.new(
-            self._split, self._split, Path(), model_config=self._model_config, train_config=self._train_config
-        )
-        trainer.model.train()
+    def _new_stepper(self) -> Stepper:
+        precision = resolve_precision(self._train_config.precision, self._device)
+        model = new_model(self._split, self._model_config, self._train_config).to(self._device)
+        stepper = new_stepper(model, self._split, self._train_config, self._device, precision)
+        model.train()
         batch = self._first_batch()
-        for _ in range(2):  # the first step allocates and tunes; one that takes long as it is says enough
+        for _ in range(3):  # the first steps allocate, tune and compile; one that takes long as it is says enough
             start = time.perf_counter()
-            trainer.step(batch)
+            self._step(stepper, batch)
+            self._wait()
             seconds = time.perf_counter() - start
             if seconds > self._seconds:
                 break
         self._num_steps = max(1, min(200, int(self._seconds / seconds)))
-        return trainer
+        return stepper
 
     def run_headroom(self) -> int:
         """Train on one batch again and again."""
-        assert self._trainer is not None
+        assert self._stepper is not None
         batch = self._first_batch()
         for _ in range(self._num_steps):
-            self._trainer.step(batch)
+            self._step(self._stepper, batch)
+        self._wait()
         return self._num_steps * len(batch)
+
+    def run_fed(self) -> int:
+        """Train on the loader's batches, going on where the last time ended."""
+        assert self._stepper is not None
+        num_samples = num_steps = 0
+        while num_steps < self._num_steps:
+            for batch in self._feed:
+                self._step(self._stepper, batch)
+                num_samples += len(batch)
+                num_steps += 1
+                if num_steps == self._num_steps:
+                    break
+        self._wait()
+        return num_samples
+
+    def _step(self, stepper: Stepper, batch: Batch) -> None:
+        stepper.compute(batch, global_size=len(batch))
+        stepper.update()
+
+    def _wait(self) -> None:
+        """Return when the device has done what it was given: on a GPU a step only begins it."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
     def _first_batch(self) -> Batch:
         """Return the first batch of an epoch, a full one: a ragged one at its end would be another step."""
@@ -177,19 +205,6 @@ class _TrainBench:
             raise ShardError(describe(what, file=self._split.source.location, then=then))
         self._feed.seek(replace(self._feed.state(), position=0))
         return next(iter(self._feed))
-
-    def run_fed(self) -> int:
-        """Train on the loader's batches, going on where the last time ended."""
-        assert self._trainer is not None
-        num_samples = num_steps = 0
-        while num_steps < self._num_steps:
-            for batch in self._feed:
-                self._trainer.step(batch)
-                num_samples += len(batch)
-                num_steps += 1
-                if num_steps == self._num_steps:
-                    break
-        return num_samples
 
 
 Look = Callable[[Any], None]

@@ -1,4 +1,7 @@
-"""A checkpoint is one safetensors file, published by rename: tensors, and all else as JSON in its header. No pickle."""
+"""A checkpoint is one safetensors file, published by rename: tensors, and all else as JSON in its header. No pickle.
+
+What training never changes, the weights of frozen encoders, lies once beside the checkpoints of a run.
+"""
 
 import json
 import os
@@ -8,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmsent.config import ModelConfig, TrainConfig
@@ -19,9 +22,12 @@ from shards.index import sync_directory
 from shards.reader import Split
 from shards.schema import FeatureSpec, LabelSet
 
-__all__ = ["Checkpoint", "check_fit", "load_checkpoint", "restore_model", "save_checkpoint"]
+__all__ = ["FROZEN", "Checkpoint", "check_fit", "load_checkpoint", "restore_model", "save_checkpoint", "save_frozen"]
 
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
+
+FROZEN = "frozen.safetensors"
+"""The weights of a run's frozen encoders, in its folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -35,8 +41,10 @@ class Checkpoint:
         label_sets: What its outputs mean.
         train_counts: Samples per task and label in the training split.
         text_config: Hugging Face config of the text encoder, if there is one.
-        state: Where training stands, as plain values; see `mmsent.train`.
-        tensors: `model.*`, and in a checkpoint to go on from also `optimizer.*` and `rng.*`.
+        frozen_sha256: Of the weights of each frozen encoder by modality; they lie in `frozen.safetensors`.
+        state: Where training stands, as plain values; see `mmsent.trainer`.
+        tensors: `model.*`, without frozen encoders, and in a checkpoint to go on from also `optimizer.*` and
+            `average.*`.
     """
 
     model_config: ModelConfig
@@ -45,6 +53,7 @@ class Checkpoint:
     label_sets: tuple[LabelSet, ...]
     train_counts: Mapping[str, Mapping[str, int]]
     text_config: dict[str, Any] | None
+    frozen_sha256: Mapping[str, str]
     state: dict[str, Any]
     tensors: Mapping[str, Tensor]
 
@@ -68,20 +77,16 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "label_sets": [asdict(item) for item in checkpoint.label_sets],
         "train_counts": {task: dict(counts) for task, counts in checkpoint.train_counts.items()},
         "text_config": checkpoint.text_config,
+        "frozen_sha256": dict(checkpoint.frozen_sha256),
         "state": checkpoint.state,
     }
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-        save_file(tensors, temporary, metadata={"mmsent": json.dumps(meta)})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, SafetensorError) as exc:
-        temporary.unlink(missing_ok=True)
-        then = "make room; a checkpoint before this one, if any, is still there: go on with `--resume`"
-        raise CheckpointError(describe(f"cannot write a checkpoint: {exc}", file=path, then=then)) from exc
-    sync_directory(path.parent)
+    _publish(path, checkpoint.tensors, {"mmsent": json.dumps(meta)})
+
+
+def save_frozen(run: Path, model: MultimodalModel) -> None:
+    """Write the weights of the frozen encoders of a run, once: its checkpoints do not repeat them."""
+    if state := model.frozen_state():
+        _publish(run / FROZEN, state, {"mmsent-frozen": json.dumps(model.frozen_sha256())})
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -110,6 +115,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             label_sets=tuple(LabelSet(task=item["task"], names=tuple(item["names"])) for item in meta["label_sets"]),
             train_counts=meta["train_counts"],
             text_config=meta["text_config"],
+            frozen_sha256=meta["frozen_sha256"],
             state=meta["state"],
             tensors=tensors,
         )
@@ -118,8 +124,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(describe(f"the checkpoint is damaged: {exc}", file=path, then=then)) from exc
 
 
-def restore_model(checkpoint: Checkpoint) -> MultimodalModel:
-    """Rebuild the network of a checkpoint on the CPU; needs no network connection."""
+def restore_model(checkpoint: Checkpoint, run: Path) -> MultimodalModel:
+    """Rebuild the network of a checkpoint on the CPU; needs no network connection.
+
+    Args:
+        checkpoint: Of the run.
+        run: Its folder, for the weights of frozen encoders.
+
+    Raises:
+        CheckpointError: if weights are missing or are not those that the run was trained with.
+    """
     model = MultimodalModel(
         checkpoint.model_config,
         spec=checkpoint.spec,
@@ -128,9 +142,15 @@ def restore_model(checkpoint: Checkpoint) -> MultimodalModel:
         pretrained=False,
     )
     try:
-        model.load_state_dict(checkpoint.part("model"))
+        model.load_trained_state(checkpoint.part("model"))
+        if checkpoint.frozen_sha256:
+            model.load_frozen_state(_load_frozen(run / FROZEN))
     except RuntimeError as exc:
         raise CheckpointError(describe(f"the weights do not fit the network they claim to be of: {exc}")) from exc
+    if model.frozen_sha256() != dict(checkpoint.frozen_sha256):
+        what = "the weights of frozen encoders are not those that the run was trained with"
+        then = "copy the file again from where the run was made"
+        raise CheckpointError(describe(what, file=run / FROZEN, then=then))
     return model
 
 
@@ -144,3 +164,34 @@ def check_fit(checkpoint: Checkpoint, split: Split, *, path: Path) -> None:
         what = f"the checkpoint does not fit the shards in {split.source.location} (checkpoint against shards): "
         then = "give the shards it was trained on, or make shards with the same options"
         raise SpecMismatchError(describe(what + "; ".join(differences), file=path, then=then))
+
+
+def _load_frozen(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        what = f"the run lacks {path.name}, the weights of its frozen encoders"
+        raise CheckpointError(describe(what, file=path, then="copy the whole folder of the run"))
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as exc:
+        then = "copy the file again from where the run was made"
+        raise CheckpointError(describe(f"the weights cannot be read: {exc}", file=path, then=then)) from exc
+
+
+def _publish(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file in one step.
+
+    Raises:
+        CheckpointError: if the disk is full or cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(on_cpu, temporary, metadata=metadata)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, SafetensorError) as exc:
+        temporary.unlink(missing_ok=True)
+        then = "make room; a checkpoint before this one, if any, is still there: go on with `--resume`"
+        raise CheckpointError(describe(f"cannot write a checkpoint: {exc}", file=path, then=then)) from exc
+    sync_directory(path.parent)

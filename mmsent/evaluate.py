@@ -3,13 +3,15 @@
 Shape letters: N samples, K classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmsent.distributed import ALONE, World
 from mmsent.feed import DeviceFeed
 from mmsent.metrics import TaskScore, score_task
 from mmsent.model import MultimodalModel
@@ -40,30 +42,48 @@ class Predictions:
 
 
 def predict(
-    model: MultimodalModel, loader: ShardLoader, *, device: torch.device, precision: ResolvedPrecision
+    model: MultimodalModel,
+    loader: ShardLoader,
+    *,
+    device: torch.device,
+    precision: ResolvedPrecision,
+    world: World = ALONE,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> Predictions:
-    """Run a model over a split, every sample exactly once.
+    """Run a model over a split, every sample exactly once, each rank over its share of every batch.
 
     Args:
         model: On `device`; its mode is restored afterwards.
-        loader: Of one process, in the order of the shards.
+        loader: In the order of the shards.
         device: Where to compute.
         precision: Of the forward pass.
+        world: This rank of the loader; all ranks get the predictions of all.
+        before_batch: Called before each batch, on every rank as often.
     """
     was_training = model.training
     model.eval()
-    logits: dict[str, list[Tensor]] = {}
-    labels: dict[str, list[Tensor]] = {}
-    with torch.inference_mode():
-        for batch in DeviceFeed(loader, device):
-            with autocast(precision, device):
-                outputs = model(batch)
-            for task, output in outputs.items():
-                logits.setdefault(task, []).append(output.cpu())
-                labels.setdefault(task, []).append(batch.labels[task].cpu().clone())
-    model.train(was_training)
-    joined = {task: torch.cat(parts) for task, parts in logits.items()}
-    truth = {task: torch.cat(parts) for task, parts in labels.items()}
+    samples: list[Tensor] = []
+    outputs: dict[str, list[Tensor]] = {labels.task: [] for labels in loader.split.label_sets}
+    try:
+        with torch.inference_mode():
+            for batch in DeviceFeed(loader, device):
+                before_batch()
+                with autocast(precision, device):
+                    logits = model(batch)
+                samples.append(batch.samples[: len(batch)].clone())
+                for task, output in logits.items():
+                    outputs[task].append(output)  # looked at when all are computed: nobody waits for a GPU meanwhile
+    finally:
+        model.train(was_training)
+    places = torch.cat(samples)
+    joined: dict[str, Tensor] = {}
+    truth: dict[str, Tensor] = {}
+    for number, labels in enumerate(loader.split.label_sets):
+        found = torch.cat(outputs[labels.task]).cpu()
+        whole = torch.zeros(len(loader.split), found.shape[1])
+        whole[places] = found
+        joined[labels.task] = world.sum_(whole)
+        truth[labels.task] = torch.from_numpy(loader.split.rows["labels"][:, number].astype(np.int64))
     return Predictions(
         logits=joined,
         labels=truth,

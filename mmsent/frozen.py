@@ -95,7 +95,7 @@ class FrozenEncoders:
             if lacking := [name for name in modalities if name not in config.modalities]:
                 what = f"the run has no encoder of {' and '.join(lacking)}, only of {', '.join(config.modalities)}"
                 raise EncoderError(describe(what, file=path, then="leave it out of `--modalities`"))
-            model = restore_model(checkpoint)
+            model = restore_model(checkpoint, encoders.directory)
         called = {"video": config.video_encoder, "audio": _AUDIO_ENCODER, "text": split.spec.text.tokenizer}
         encodings = {}
         for name in modalities:

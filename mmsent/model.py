@@ -18,8 +18,8 @@ from mmsent.errors import EncoderError
 from mmsent.fusion import DialogueGru, GatedFusion
 from mmsent.learning_rates import layer_groups
 from mmsent.text_encoder import TextEncoder, load_text_model
-from mmsent.video_encoder import VideoEncoder, check_clip_size, load_video_model
-from mmsent.weights import load_part
+from mmsent.video_encoder import RESNETS, VideoEncoder, check_clip_size, load_video_model
+from mmsent.weights import load_part, weights_sha256
 from shards.errors import describe
 from shards.foreign import UNKNOWN
 from shards.schema import SCRATCH, Encoding, FeatureSpec, LabelSet, Modality, TextSpec
@@ -115,6 +115,14 @@ class MultimodalModel(nn.Module):
             self._backbone(name).eval()
         return self
 
+    def use_channels_last(self) -> None:
+        """Lay out the weights of a convolutional video backbone as its frames are, `(C_out, T, H, W, C_in)`.
+
+        For GPUs in half precision. On a CPU it halves the speed, see docs/model.md.
+        """
+        if "video" in self.encoders and "video" not in self._encoded and self.config.video_encoder in RESNETS:
+            self._backbone("video").to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
     def parameter_groups(self, config: TrainConfig) -> list[dict[str, Any]]:
         """Return what an optimizer trains, as groups with `name`, `params` and `lr`; the first starts from scratch.
 
@@ -148,6 +156,21 @@ class MultimodalModel(nn.Module):
     def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
         """Fill what `trained_state` returns; `RuntimeError` if the tensors are not exactly those."""
         load_part(self, state, names=self.trained_state())
+
+    @property
+    def frozen_modalities(self) -> tuple[Modality, ...]:
+        """Those whose pre-trained backbone is not trained."""
+        return tuple(name for name in self.config.modalities if name in self._frozen)
+
+    def frozen_sha256(self) -> dict[str, str]:
+        """Return the digest of the weights of each frozen backbone by modality."""
+        return {name: weights_sha256(self._backbone(name)) for name in self.frozen_modalities}
+
+    def compile_encoders(self) -> None:
+        """Compile the backbones of video and text at their first use, for any number of rows and tokens."""
+        for name in self.config.modalities:
+            if name != "audio" and name not in self._encoded:
+                self._backbone(name).compile(dynamic=True)
 
     def text_config(self) -> dict[str, Any] | None:
         """Return the Hugging Face config of the text encoder, with which a checkpoint is rebuilt without a network."""

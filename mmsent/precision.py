@@ -10,14 +10,25 @@ from mmsent.config import Precision
 from mmsent.errors import TrainingError
 from shards.errors import describe
 
-__all__ = ["ResolvedPrecision", "autocast", "choose_device", "conv3d_autocast", "resolve_precision"]
+__all__ = ["ResolvedPrecision", "autocast", "choose_device", "conv3d_autocast", "resolve_precision", "set_tf32"]
 
 ResolvedPrecision = Literal["bf16", "fp16", "fp32"]
 
 
-def choose_device() -> torch.device:
-    """Return the GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def choose_device(local_rank: int = 0) -> torch.device:
+    """Return the GPU of a process of this machine if there are any, else the CPU."""
+    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def set_tf32(device: torch.device) -> None:
+    """Let float32 products of matrices and convolutions use TF32 on a GPU: 10 bits of mantissa, up to 8 times as fast.
+
+    PyTorch's own default is TF32 for convolutions and not for matrices, by two switches; here it is one choice.
+    https://pytorch.org/docs/stable/notes/cuda.html#tensorfloat-32-tf32-on-ampere-and-later-devices
+    """
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> ResolvedPrecision:

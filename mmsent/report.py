@@ -75,8 +75,14 @@ def evaluate_run(shards: str | Path, run: Path, *, split: str, cache: ShardCache
     device = choose_device()
     trained_in = checkpoint.train_config.precision
     precision = resolve_precision("auto" if trained_in == "fp16" and device.type == "cpu" else trained_in, device)
-    loader = ShardLoader(samples, order=InOrder(len(samples)), batch_size=checkpoint.train_config.batch_size)
-    predictions = predict(restore_model(checkpoint).to(device), loader, device=device, precision=precision)
+    loader = ShardLoader(
+        samples,
+        order=InOrder(len(samples)),
+        batch_size=checkpoint.train_config.batch_size,
+        modalities=checkpoint.model_config.modalities,
+        dialogue_turns=checkpoint.model_config.dialogue_turns,
+    )
+    predictions = predict(restore_model(checkpoint, run).to(device), loader, device=device, precision=precision)
     epochs = [EpochResult(**item) for item in checkpoint.state["history"]]
     evaluation = Evaluation(
         split=split,

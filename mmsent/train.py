@@ -6,12 +6,14 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from mmsent.checkpoint import Checkpoint, check_fit, load_checkpoint
+from mmsent.checkpoint import Checkpoint, check_fit, save_frozen
+from mmsent.checkpoints import checkpoint_paths, load_last_checkpoint
 from mmsent.config import ModelConfig, TrainConfig
+from mmsent.distributed import ALONE, World
 from mmsent.errors import TrainingError
-from mmsent.trainer import BEST, LAST, EpochResult, StepInfo, Trainer, TrainResult
+from mmsent.trainer import BEST, EpochResult, StepInfo, Trainer, TrainResult
 from shards.cache import ShardCache
-from shards.errors import SpecMismatchError, describe
+from shards.errors import ExpectedError, SpecMismatchError, describe
 from shards.index import publish
 from shards.reader import Split
 from shards.store import split_sources
@@ -20,7 +22,9 @@ __all__ = ["train"]
 
 _LOG = logging.getLogger(__name__)
 
-_FREE_TO_CHANGE = ("max_epochs", "num_readers", "check", "checkpoint_steps", "early_stopping_patience")
+_FREE_TO_CHANGE = (
+    "max_epochs", "num_readers", "check", "checkpoint_steps", "keep_checkpoints", "early_stopping_patience",
+)  # fmt: skip
 """What may differ when a run goes on: none of it changes a step that was already made or the next one."""
 
 
@@ -32,25 +36,32 @@ def train(
     model_config: ModelConfig,
     train_config: TrainConfig,
     resume: bool,
-    on_step: Callable[[StepInfo], None],
-    on_epoch: Callable[[EpochResult], None],
+    profile: bool = False,
+    world: World = ALONE,
+    on_step: Callable[[StepInfo], None] = lambda info: None,
+    on_epoch: Callable[[EpochResult], None] = lambda result: None,
+    on_exit: Callable[[str], None] = lambda line: None,
 ) -> TrainResult:
     """Train on the `train` split of a folder of shards, choosing by the `dev` split.
 
     Args:
-        shards: What `mmsent preprocess --out` made, or the URL of it.
-        run: Where checkpoints, logs and the history go.
+        shards: What `mmsent preprocess --out` or `mmsent encode --out` made, or the URL of it.
+        run: Where checkpoints, logs and the history go; rank 0 alone writes there.
         cache: What shards behind a URL come through.
         model_config: The network.
         train_config: The run.
         resume: Go on from the last checkpoint of `run` if there is one.
+        profile: Profile a few of the first steps, into `run/profile`.
+        world: This process among those of the run, which have `joined`.
         on_step: Called after each step.
         on_epoch: Called after each epoch.
+        on_exit: Called with a line to show if a signal ends the process in the middle of a step.
 
     Raises:
         TrainingError: if `run` holds another run, the shards lack a split, or the loss is no longer a number.
-        ShardError: if the shards cannot be read or do not fit the checkpoint.
+        ShardError: if the shards cannot be read or do not fit the checkpoint or the model.
         EncoderError: if a pre-trained encoder cannot be had.
+        CheckpointError: if the last checkpoint is damaged or cannot be written.
     """
     splits = split_sources(shards, cache=cache)
     if missing := [name for name in ("train", "dev") if name not in splits]:
@@ -62,29 +73,65 @@ def train(
     if differences := dev_split.differences(train_split.spec, train_split.label_sets):
         what = f"the splits were not made alike (train against dev): {'; '.join(differences)}"
         raise SpecMismatchError(describe(what, file=shards, then="make both with the same `mmsent preprocess`"))
-    last = _last_checkpoint(run, resume=resume)
+    _check_augmentation(train_config, train_split)
+    last = _last_of_all(run, resume=resume, world=world)
     if last is None:
-        trainer = Trainer.new(train_split, dev_split, run, model_config=model_config, train_config=train_config)
-        _write_run(run, shards, train_split, trainer)
+        trainer = Trainer.new(
+            train_split, dev_split, run, model_config=model_config, train_config=train_config, world=world
+        )
+        if world.is_first:
+            _write_run(run, shards, train_split, trainer)
+            save_frozen(run, trainer.model)
     else:
         _check_same(last, run, model_config=model_config, train_config=train_config)
-        check_fit(last, train_split, path=run / LAST)
-        trainer = Trainer.resumed(last, train_split, dev_split, run, train_config=train_config)
-    return trainer.run(on_step=on_step, on_epoch=on_epoch)
+        check_fit(last, train_split, path=checkpoint_paths(run)[-1])
+        trainer = Trainer.resumed(last, train_split, dev_split, run, train_config=train_config, world=world)
+    return trainer.run(profile=profile, on_step=on_step, on_epoch=on_epoch, on_exit=on_exit)
+
+
+def _check_augmentation(config: TrainConfig, split: Split) -> None:
+    """Refuse to augment what is no picture and no log-mel any more."""
+    options = {"video": ("--crop-and-flip", config.crop_and_flip), "audio": ("--spec-augment", config.spec_augment)}
+    for name in split.spec.encoded:
+        option, wanted = options.get(name, ("", False))
+        if wanted:
+            what = f"{option} is for {name} as it was, the shards hold what an encoder made of it"
+            then = f"leave {option} out, or give the shards that were encoded"
+            raise TrainingError(describe(what, file=split.source.location, then=then))
+
+
+def _last_of_all(run: Path, *, resume: bool, world: World) -> Checkpoint | None:
+    """Return the checkpoint to go on from, the same on every rank: rank 0 looks whether the folder may be used.
+
+    Raises:
+        TrainingError: on every rank, with the message on rank 0.
+    """
+    if world.is_first:
+        try:
+            last = _last_checkpoint(run, resume=resume)
+        except ExpectedError:
+            world.text_of_first("refused")
+            raise
+        world.text_of_first("new" if last is None else "resumed")
+        return last
+    found = world.text_of_first("")
+    if found == "refused":
+        raise TrainingError(describe("rank 0 cannot start the run", then="see its message"))
+    return load_last_checkpoint(run) if found == "resumed" else None
 
 
 def _last_checkpoint(run: Path, *, resume: bool) -> Checkpoint | None:
     """Return the checkpoint to go on from, or None to begin in a folder that is new or empty."""
-    if (run / LAST).is_file():
+    if run.is_dir() and checkpoint_paths(run):
         if resume:
-            return load_checkpoint(run / LAST)
+            return load_last_checkpoint(run)
         then = "go on with `--resume`, or choose another --out"
         raise TrainingError(describe("the folder holds a run already", file=run, then=then))
     # A run that was killed before its first checkpoint has left run.json and has nothing to lose.
     if run.exists() and not run.is_dir():
         raise TrainingError(describe("--out is a file", file=run, then="choose another --out"))
     if (run / BEST).is_file():
-        what = "the folder holds a run whose last checkpoint is gone"
+        what = "the folder holds a run whose checkpoints to go on from are gone"
         raise TrainingError(
             describe(what, file=run, then="choose another --out; `mmsent evaluate` still reads this one")
         )
@@ -92,7 +139,7 @@ def _last_checkpoint(run: Path, *, resume: bool) -> Checkpoint | None:
         what = "the folder is not empty and holds no run to go on from"
         raise TrainingError(describe(what, file=run, then="choose another --out"))
     if resume:
-        _LOG.info("nothing to resume, starting from the beginning: %s has no %s", run, LAST)
+        _LOG.info("nothing to resume, starting from the beginning: there is no checkpoint in %s", run)
     return None
 
 
@@ -111,6 +158,7 @@ def _write_run(run: Path, shards: str | Path, split: Split, trainer: Trainer) ->
         "shards": str(shards),
         "device": trainer.device.type,
         "precision": trainer.precision,
+        "world_size": trainer.world.size,
         "model": trainer.model.config.to_json(),
         "train": trainer.config.to_json(),
         "spec": split.spec.to_json(),

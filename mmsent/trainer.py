@@ -1,43 +1,55 @@
-"""A run in progress: steps, validation, schedule, and everything that a stop must not lose.
+"""A run in progress: epochs of steps, validation, and saves that lose nothing, whatever ends it.
 
 Shape letters: B batch.
 """
 
 import json
+import logging
 import math
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.nn.utils import clip_grad_norm_
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from mmsent.augment import augment
 from mmsent.batch import Batch, allocate_pinned
 from mmsent.checkpoint import Checkpoint, restore_model, save_checkpoint
+from mmsent.checkpoints import save_step_checkpoint
 from mmsent.config import ModelConfig, TrainConfig
+from mmsent.distributed import ALONE, Agreement, World
 from mmsent.errors import TrainingError
 from mmsent.evaluate import predict, score
 from mmsent.feed import DeviceFeed
+from mmsent.hints import FrozenClock
+from mmsent.interrupt import SignalWatch
+from mmsent.losses import MultitaskLoss
 from mmsent.model import MultimodalModel
 from mmsent.ordering import training_order
-from mmsent.precision import ResolvedPrecision, autocast, choose_device, resolve_precision
-from mmsent.statistics import class_weights, logmel_statistics
-from shards.errors import describe
+from mmsent.precision import ResolvedPrecision, choose_device, resolve_precision, set_tf32
+from mmsent.profiling import profiled
+from mmsent.statistics import logmel_statistics
+from mmsent.stepper import Stepper
+from shards.errors import ExpectedError, describe
 from shards.index import publish
 from shards.loader import LoaderState, ShardLoader
-from shards.order import InOrder
+from shards.order import InOrder, Order
 from shards.reader import Split
 
-__all__ = ["BEST", "LAST", "EpochResult", "StepInfo", "TrainResult", "Trainer"]
+__all__ = ["BEST", "EpochResult", "StepInfo", "TrainResult", "Trainer", "new_model", "new_stepper"]
+
+_LOG = logging.getLogger(__name__)
 
 BEST = "best.safetensors"
-LAST = "last.safetensors"
+
+_LOOK_STEPS = 16
+"""Steps on a GPU between two looks at the loss: each makes the CPU wait until the GPU has come so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +60,7 @@ class StepInfo:
     step: int
     num_steps: int
     loss: float
-    """Mean over the epoch so far."""
+    """Mean over the epoch so far; on a GPU as of the last look at it."""
     samples_per_second: float
     wait_share: float
     """Part of the time in which the trainer waited for the loader, from 0 to 1."""
@@ -64,6 +76,8 @@ class EpochResult:
     dev_accuracy: dict[str, float]
     dev_weighted_f1: dict[str, float]
     learning_rate: float
+    seconds: float
+    """Of the steps, without validation."""
     samples_per_second: float
     wait_share: float
     best: bool
@@ -72,210 +86,350 @@ class EpochResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainResult:
-    """A finished run."""
+    """A run that ended, or was asked to end."""
 
     epochs: tuple[EpochResult, ...]
-    best_epoch: int
+    best_epoch: int | None
+    """None while no epoch is finished."""
     stopped_early: bool
+    signum: int
+    """Of the signal that ended it; 0 if none did."""
+    num_steps: int
     device: str
     precision: ResolvedPrecision
+    world_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sums:
+    """What an epoch adds up; part of a checkpoint, so that a resumed epoch reports as one that was never stopped."""
+
+    loss: float = 0.0
+    num_samples: int = 0
+    seconds: float = 0.0
+    wait_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where the run stands after its last step; never changed, only replaced, together with the weights."""
+
+    loader: LoaderState
+    sums: _Sums = field(default_factory=_Sums)
+    history: tuple[EpochResult, ...] = ()
+
+
+class _StopAsked(Exception):  # noqa: N818 - no error: it unwinds to where the run ends
+    """The run is to end here, everything being saved."""
 
 
 class Trainer:
     """A run in progress: what a checkpoint holds, as live objects."""
 
     def __init__(
-        self, model: MultimodalModel, train_split: Split, dev_split: Split, run: Path, train_config: TrainConfig
+        self,
+        model: MultimodalModel,
+        train_split: Split,
+        dev_split: Split,
+        run: Path,
+        train_config: TrainConfig,
+        world: World = ALONE,
     ) -> None:
-        self.device = choose_device()
+        self.device = choose_device(world.local_rank)
         self.precision = resolve_precision(train_config.precision, self.device)
-        self.model = model.to(self.device)
         self.config = train_config
+        self.model = model.to(self.device)
+        self.world = world
         self._run = run
         self._counts = train_split.label_counts()
         self._data = {"train": train_split.content_sha256, "dev": dev_split.content_sha256}
-        allocate = allocate_pinned if self.device.type == "cuda" else np.empty
-        self._loader = ShardLoader(
-            train_split,
-            order=training_order(train_split, train_config),
-            batch_size=train_config.batch_size,
-            num_readers=train_config.num_readers,
-            check=train_config.check,
-            allocate=allocate,
-        )
+        self._loader = self._new_loader(train_split, training_order(train_split, train_config))
         self._feed = DeviceFeed(self._loader, self.device)
-        self._dev_loader = ShardLoader(
-            dev_split,
-            order=InOrder(len(dev_split)),
-            batch_size=train_config.batch_size,
-            num_readers=train_config.num_readers,
-            check=train_config.check,
-            allocate=allocate,
-        )
-        self._optimizer = torch.optim.Adam(model.parameter_groups(train_config), fused=True)
-        self._scheduler = ReduceLROnPlateau(
-            self._optimizer, factor=train_config.plateau_factor, patience=train_config.plateau_patience
-        )
-        self._scaler = torch.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        self._weights: dict[str, Tensor | None] = {}
-        for labels in train_split.label_sets:
-            weights = class_weights(self._counts[labels.task], labels, kind=train_config.class_weights)
-            self._weights[labels.task] = None if weights is None else weights.to(self.device)
-        self._sums = _Sums()
-        self._history: list[EpochResult] = []
+        self._dev_loader = self._new_loader(dev_split, InOrder(len(dev_split)))
+        self._stepper = new_stepper(model, train_split, train_config, self.device, self.precision, world)
+        self._agreement = Agreement(world)
+        self._clock = FrozenClock(model, self.device, self.precision)
+        self._lock = threading.Lock()  # held while what a checkpoint holds is changed or read
+        self._place = _Place(loader=self._feed.state())
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)  # of the epoch, over its samples
+        self._saved_steps = -1
+        self._frozen_sha256 = model.frozen_sha256()
 
     @classmethod
     def new(
-        cls, train_split: Split, dev_split: Split, run: Path, *, model_config: ModelConfig, train_config: TrainConfig
+        cls,
+        train_split: Split,
+        dev_split: Split,
+        run: Path,
+        *,
+        model_config: ModelConfig,
+        train_config: TrainConfig,
+        world: World = ALONE,
     ) -> "Trainer":
         """Start from random and pre-trained weights."""
-        torch.manual_seed(train_config.seed)
-        model = MultimodalModel(model_config, spec=train_split.spec, label_sets=train_split.label_sets, pretrained=True)
-        if "audio" in model_config.modalities:
-            model.set_logmel_statistics(*logmel_statistics(train_split))
-        return cls(model, train_split, dev_split, run, train_config)
+        return cls(new_model(train_split, model_config, train_config), train_split, dev_split, run, train_config, world)
 
     @classmethod
     def resumed(
-        cls, last: Checkpoint, train_split: Split, dev_split: Split, run: Path, *, train_config: TrainConfig
+        cls,
+        last: Checkpoint,
+        train_split: Split,
+        dev_split: Split,
+        run: Path,
+        *,
+        train_config: TrainConfig,
+        world: World = ALONE,
     ) -> "Trainer":
-        """Go on exactly where a checkpoint was made."""
-        trainer = cls(restore_model(last), train_split, dev_split, run, train_config)
+        """Go on exactly where a checkpoint was made.
+
+        Raises:
+            TrainingError: if samples or the number format are not those of the checkpoint.
+            CheckpointError: if the weights of frozen encoders are gone or others.
+        """
+        trainer = cls(restore_model(last, run), train_split, dev_split, run, train_config, world)
         trainer._load_state(last)
         trainer._publish_history()  # a kill may have come between the checkpoint and it
         return trainer
 
-    def run(self, *, on_step: Callable[[StepInfo], None], on_epoch: Callable[[EpochResult], None]) -> TrainResult:
-        """Train to the end: epochs until the last or until the validation loss has stopped falling."""
+    def run(
+        self,
+        *,
+        profile: bool = False,
+        on_step: Callable[[StepInfo], None],
+        on_epoch: Callable[[EpochResult], None],
+        on_exit: Callable[[str], None],
+    ) -> TrainResult:
+        """Train to the end: epochs until the last, or until the validation loss has stopped falling, or a signal.
+
+        Args:
+            profile: Profile a few of the first steps.
+            on_step: Called after each step.
+            on_epoch: Called after each epoch.
+            on_exit: Called with a line to show if a signal ends the process in the middle of a step.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
-        with SummaryWriter(self._run / "tensorboard", purge_step=len(self._history)) as board:
-            while len(self._history) < self.config.max_epochs and not self._stopped_early():
-                self._train_epoch(on_step)
-                result = self._finish_epoch()
-                _write_board(board, result)
-                on_epoch(result)
+        with ExitStack() as stack:
+            self._watch = stack.enter_context(SignalWatch(save=self._save_for_signal, on_exit=on_exit))
+            board = (
+                stack.enter_context(SummaryWriter(self._run / "tensorboard", purge_step=len(self._place.history)))
+                if self.world.is_first
+                else None
+            )
+            after_step = (
+                stack.enter_context(profiled(self._run / "profile")) if profile and self.world.is_first else _do_nothing
+            )
+            try:
+                while len(self._place.history) < self.config.max_epochs and not self._stopped_early():
+                    self._train_epoch(on_step, after_step)
+                    result = self._finish_epoch()
+                    if board is not None:
+                        _write_board(board, result)
+                    on_epoch(result)
+            except _StopAsked:
+                self._save_for_signal()  # a signal to another rank alone has saved nothing yet
+            except ExpectedError:
+                if self._is_finite():
+                    self._save_for_signal()  # a damaged shard, a rank that died: no step that was made is lost
+                raise
+            signum = self._watch.signum
         return TrainResult(
-            epochs=tuple(self._history),
-            best_epoch=max(result.epoch for result in self._history if result.best),
+            epochs=self._place.history,
+            best_epoch=max((result.epoch for result in self._place.history if result.best), default=None),
             stopped_early=self._stopped_early(),
+            signum=signum,
+            num_steps=self._stepper.num_steps,
             device=self.device.type,
             precision=self.precision,
+            world_size=self.world.size,
         )
 
-    def step(self, batch: Batch) -> float:
-        """Make one step on a batch that is on the device, and return its loss."""
-        self._optimizer.zero_grad(set_to_none=True)
-        with autocast(self.precision, self.device):
-            logits = self.model(batch)
-        loss = torch.stack(
-            [F.cross_entropy(logits[task], batch.labels[task], weight=self._weights[task]) for task in logits]
-        ).sum()
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self._scaler.unscale_(self._optimizer)
-        norm = clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], self.config.max_grad_norm)
-        if not self._scaler.is_enabled():  # a scaler skips such a step itself and lowers its scale
-            self._check_finite(float(norm), of="the gradients' norm")
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        return float(loss.detach())
+    def _new_loader(self, split: Split, order: Order) -> ShardLoader:
+        return ShardLoader(
+            split,
+            order=order,
+            batch_size=self.config.batch_size,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            num_readers=self.config.num_readers,
+            check=self.config.check,
+            allocate=allocate_pinned if self.device.type == "cuda" else np.empty,
+            modalities=self.model.config.modalities,
+            dialogue_turns=self.model.config.dialogue_turns,
+        )
 
-    def _train_epoch(self, on_step: Callable[[StepInfo], None]) -> None:
+    def _train_epoch(self, on_step: Callable[[StepInfo], None], after_step: Callable[[], None]) -> None:
         """Make the steps that are left of the current epoch."""
         self.model.train()
         num_steps = len(self._feed)
         batches = iter(self._feed)
         clock = time.perf_counter()
         while True:
+            self._end_if_asked()
             asked = time.perf_counter()
             batch = next(batches, None)
             if batch is None:
                 break
-            self._sums.wait_seconds += time.perf_counter() - asked
-            loss = self.step(batch)
-            self._sums.loss += loss * len(batch)
-            self._sums.num_samples += len(batch)
-            self._check_finite(loss)
+            waited = time.perf_counter() - asked
+            self._step(batch)
+            self._clock.look(batch, self._stepper.num_steps)
+            after_step()
             now = time.perf_counter()
-            self._sums.seconds += now - clock
+            sums = self._place.sums
+            sums = replace(sums, seconds=sums.seconds + now - clock, wait_seconds=sums.wait_seconds + waited)
             clock = now
-            step = -(-self._sums.num_samples // self.config.batch_size)
-            on_step(self._sums.info(epoch=len(self._history), step=step, num_steps=num_steps))
+            self._place = replace(self._place, sums=sums)
+            step = -(-self._place.loader.position // self.config.batch_size)
+            self._look(step)
+            on_step(self._info(step=step, num_steps=num_steps))
             if step % self.config.checkpoint_steps == 0 and step < num_steps:
-                self._save(LAST)
+                self._save()
+
+    def _step(self, batch: Batch) -> None:
+        """Make one step, after which the place is the next one."""
+        state = self._feed.state()
+        global_size = state.position - self._place.loader.position
+        batch = augment(batch, self.config, epoch=self._place.loader.epoch, modalities=self.model.config.modalities)
+        loss = self.world.sum_(self._stepper.compute(batch, global_size=global_size))
+        if self.device.type == "cpu":  # where looking costs nothing, before the weights are spoilt
+            self._check_finite(float(loss))
+        with self._lock:
+            norm = self._stepper.update()
+            self._loss_sum += loss.double() * global_size
+            if not self._stepper.skips_infinite_steps:
+                self._loss_sum += norm.double() * 0  # not a number from here on, if the norm is none
+            sums = self._place.sums
+            self._place = replace(
+                self._place, loader=state, sums=replace(sums, num_samples=sums.num_samples + global_size)
+            )
+
+    def _look(self, step: int) -> None:
+        """Take note of the loss, at every step on a CPU and now and then on a GPU, so that nobody waits for it."""
+        if self.device.type == "cpu" or step % _LOOK_STEPS == 0:
+            loss = float(self._loss_sum)
+            self._check_finite(loss)
+            self._place = replace(self._place, sums=replace(self._place.sums, loss=loss))
+
+    def _info(self, *, step: int, num_steps: int) -> StepInfo:
+        sums = self._place.sums
+        return StepInfo(
+            epoch=len(self._place.history),
+            step=step,
+            num_steps=num_steps,
+            loss=sums.loss / max(sums.num_samples, 1),
+            samples_per_second=sums.num_samples / max(sums.seconds, 1e-9),
+            wait_share=sums.wait_seconds / max(sums.seconds, 1e-9),
+        )
 
     def _finish_epoch(self) -> EpochResult:
         """Validate, keep the weights if they are the best so far, and save where the next epoch begins."""
-        predictions = predict(self.model, self._dev_loader, device=self.device, precision=self.precision)
+        predictions = predict(
+            self._stepper.evaluated_model,
+            self._dev_loader,
+            device=self.device,
+            precision=self.precision,
+            world=self.world,
+            before_batch=self._end_if_asked,
+        )
         scores = score(predictions, self._dev_loader, train_counts=self._counts)
-        info = self._sums.info(epoch=len(self._history), step=0, num_steps=0)
+        self._check_finite(float(self._loss_sum))
+        self._check_finite(predictions.loss, of="the validation loss")
+        sums, history = self._place.sums, self._place.history
         result = EpochResult(
-            epoch=info.epoch,
-            train_loss=info.loss,
+            epoch=len(history),
+            train_loss=float(self._loss_sum) / max(sums.num_samples, 1),
             dev_loss=predictions.loss,
             dev_accuracy={task: item.accuracy for task, item in scores.items()},
             dev_weighted_f1={task: item.weighted_f1 for task, item in scores.items()},
-            learning_rate=self._optimizer.param_groups[0]["lr"],
-            samples_per_second=info.samples_per_second,
-            wait_share=info.wait_share,
-            best=predictions.loss < min((item.dev_loss for item in self._history), default=math.inf),
+            learning_rate=self._stepper.learning_rate,
+            seconds=sums.seconds,
+            samples_per_second=sums.num_samples / max(sums.seconds, 1e-9),
+            wait_share=sums.wait_seconds / max(sums.seconds, 1e-9),
+            best=predictions.loss < min((item.dev_loss for item in history), default=math.inf),
         )
-        self._check_finite(predictions.loss)
-        self._scheduler.step(predictions.loss)
-        self._history.append(result)
-        self._sums = _Sums()
-        if result.best:
-            self._save(BEST)
-        self._save(LAST)
+        with self._lock:  # a signal's save waits: best and last are of the same history
+            self._stepper.end_epoch(predictions.loss)
+            self._place = _Place(loader=self._feed.state(), history=(*history, result))
+            self._loss_sum.zero_()
+            if result.best and self.world.is_first:
+                save_checkpoint(self._run / BEST, self._checkpoint(tensors=self._stepper.evaluated_tensors(), state={}))
+            self._save_locked()
         self._publish_history()
+        hint = self._clock.hint(
+            epoch_seconds=sums.seconds,
+            epoch_samples=sums.num_samples,
+            all_samples=len(self._loader.split) + len(self._dev_loader.split),
+            shards=self._loader.split.source.location.rpartition("/")[0],
+        )
+        if hint and not history and self.world.is_first:
+            _LOG.info("%s", hint)
         return result
 
     def _publish_history(self) -> None:
-        publish(self._run / "history.json", _json([asdict(item) for item in self._history]))
+        if self.world.is_first:
+            content = json.dumps([asdict(item) for item in self._place.history], indent=1)
+            publish(self._run / "history.json", f"{content}\n".encode())
 
     def _stopped_early(self) -> bool:
         since_best = 0
-        for result in self._history:
+        for result in self._place.history:
             since_best = 0 if result.best else since_best + 1
         return since_best >= self.config.early_stopping_patience
 
+    def _end_if_asked(self) -> None:
+        if self._agreement.ask(bool(self._watch.signum)):
+            raise _StopAsked
+
+    def _is_finite(self) -> bool:
+        return math.isfinite(float(self._loss_sum))
+
     def _check_finite(self, value: float, *, of: str = "the loss") -> None:
         if not math.isfinite(value):
-            what = f"{of} is {value} in epoch {len(self._history) + 1}: training has diverged"
+            self._loss_sum.fill_(math.nan)  # nothing of this is saved
+            what = f"{of} is {value} in epoch {len(self._place.history) + 1}: training has diverged"
             then = "start a new run in another --out with a lower `--learning-rate`, or `--precision fp32`"
             raise TrainingError(describe(what, file=self._run, then=then))
 
-    def _save(self, name: str) -> None:
-        """Save the weights; for LAST also all that the next step depends on."""
-        tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
-        state: dict[str, Any] = {"history": [asdict(item) for item in self._history]}
-        if name == LAST:
-            optimizer = self._optimizer.state_dict()
-            for number, values in optimizer["state"].items():
-                tensors |= {f"optimizer.{number}.{key}": value for key, value in values.items()}
-            tensors["rng.cpu"] = torch.get_rng_state()
-            if self.device.type == "cuda":
-                tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
-            state |= {
-                "loader": asdict(self._feed.state()),
-                "sums": asdict(self._sums),
-                "param_groups": optimizer["param_groups"],
-                "scheduler": self._scheduler.state_dict(),
-                "scaler": self._scaler.state_dict(),
-                "precision": self.precision,
-                "data": self._data,
-            }
-        checkpoint = Checkpoint(
+    def _save_for_signal(self) -> None:
+        """Save where the run stands after its last step, unless that is saved; from any thread, at any time."""
+        with self._lock:
+            if self._stepper.num_steps != self._saved_steps and self._is_finite():
+                self._save_locked()
+
+    def _save(self) -> None:
+        self._check_finite(float(self._loss_sum))
+        with self._lock:
+            self._save_locked()
+
+    def _save_locked(self) -> None:
+        """Save the weights and all that the next step depends on."""
+        if not self.world.is_first:
+            return
+        place = self._place
+        state = {
+            "loader": asdict(place.loader),
+            "sums": asdict(replace(place.sums, loss=float(self._loss_sum))),
+            "stepper": self._stepper.state(),
+            "precision": self.precision,
+            "world_size": self.world.size,
+            "data": self._data,
+        }
+        checkpoint = self._checkpoint(tensors=self._stepper.tensors(), state=state)
+        save_step_checkpoint(self._run, checkpoint, step=self._stepper.num_steps, keep=self.config.keep_checkpoints)
+        self._saved_steps = self._stepper.num_steps
+
+    def _checkpoint(self, *, tensors: dict[str, Tensor], state: dict[str, Any]) -> Checkpoint:
+        return Checkpoint(
             model_config=self.model.config,
             train_config=self.config,
             spec=self._loader.split.spec,
             label_sets=self._loader.split.label_sets,
             train_counts=self._counts,
             text_config=self.model.text_config(),
-            state=state,
+            frozen_sha256=self._frozen_sha256,
+            state={"history": [asdict(item) for item in self._place.history], **state},
             tensors=tensors,
         )
-        save_checkpoint(self._run / name, checkpoint)
 
     def _load_state(self, last: Checkpoint) -> None:
         state = last.state
@@ -287,40 +441,53 @@ class Trainer:
             what = f"the samples of {' and '.join(changed)} are not those that the run was started with"
             then = "give the shards it was started with, or start a new run in another --out"
             raise TrainingError(describe(what, file=self._run, then=then))
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in last.part("optimizer").items():
-            number, _, key = name.partition(".")
-            slots.setdefault(int(number), {})[key] = tensor
-        self._optimizer.load_state_dict({"state": slots, "param_groups": state["param_groups"]})
-        self._scheduler.load_state_dict(state["scheduler"])
-        self._scaler.load_state_dict(state["scaler"])
-        self._feed.seek(LoaderState(**state["loader"]))
-        self._sums = _Sums(**state["sums"])
-        self._history = [EpochResult(**item) for item in state["history"]]
-        torch.set_rng_state(last.tensors["rng.cpu"])
-        if self.device.type == "cuda" and "rng.cuda" in last.tensors:
-            torch.cuda.set_rng_state(last.tensors["rng.cuda"], self.device)
+        if state["world_size"] != self.world.size and self.world.is_first:
+            _LOG.warning(
+                "the run had %d processes and goes on with %d: the same batches, other random numbers for dropout",
+                state["world_size"],
+                self.world.size,
+            )
+        self._stepper.load(last.tensors, state["stepper"])
+        place = LoaderState(**state["loader"])
+        self._feed.seek(place)
+        sums = _Sums(**state["sums"])
+        self._loss_sum.fill_(sums.loss)
+        history = tuple(EpochResult(**item) for item in state["history"])
+        self._place = _Place(loader=place, sums=sums, history=history)
+        self._saved_steps = self._stepper.num_steps
 
 
-@dataclass(slots=True)
-class _Sums:
-    """What an epoch adds up; part of a checkpoint, so that a resumed epoch reports as one that was never stopped."""
+def new_model(split: Split, model_config: ModelConfig, train_config: TrainConfig) -> MultimodalModel:
+    """Return a model for the samples of a split, from random and pre-trained weights.
 
-    loss: float = 0.0
-    num_samples: int = 0
-    seconds: float = 0.0
-    wait_seconds: float = 0.0
+    Raises:
+        EncoderError: if a pre-trained encoder cannot be had, or does not fit the samples.
+    """
+    torch.manual_seed(train_config.seed)
+    model = MultimodalModel(model_config, spec=split.spec, label_sets=split.label_sets, pretrained=True)
+    if "audio" in model_config.modalities and "audio" not in split.spec.encoded:
+        model.set_logmel_statistics(*logmel_statistics(split))
+    return model
 
-    def info(self, *, epoch: int, step: int, num_steps: int) -> StepInfo:
-        """Return the means of what there is."""
-        return StepInfo(
-            epoch=epoch,
-            step=step,
-            num_steps=num_steps,
-            loss=self.loss / max(self.num_samples, 1),
-            samples_per_second=self.num_samples / max(self.seconds, 1e-9),
-            wait_share=self.wait_seconds / max(self.seconds, 1e-9),
-        )
+
+def new_stepper(
+    model: MultimodalModel,
+    split: Split,
+    config: TrainConfig,
+    device: torch.device,
+    precision: ResolvedPrecision,
+    world: World = ALONE,
+) -> Stepper:
+    """Return what makes the steps of a model that is on a device already; classes weigh as in the split."""
+    set_tf32(device)
+    if device.type == "cuda" and precision != "fp32":
+        model.use_channels_last()
+    loss = MultitaskLoss(config, split.label_sets, split.label_counts(), device)
+    return Stepper(model, config, loss=loss, precision=precision, device=device, world=world)
+
+
+def _do_nothing() -> None:
+    """Stand in for a profiler's step."""
 
 
 def _write_board(board: Any, result: EpochResult) -> None:
@@ -329,7 +496,4 @@ def _write_board(board: Any, result: EpochResult) -> None:
     for task in result.dev_weighted_f1:
         board.add_scalar(f"dev_weighted_f1/{task}", result.dev_weighted_f1[task], result.epoch)
         board.add_scalar(f"dev_accuracy/{task}", result.dev_accuracy[task], result.epoch)
-
-
-def _json(value: object) -> bytes:
-    return (json.dumps(value, indent=1) + "\n").encode()
+    board.flush()

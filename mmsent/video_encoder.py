@@ -16,9 +16,9 @@ from mmsent.precision import conv3d_autocast
 from shards.errors import describe
 from shards.schema import VideoSpec
 
-__all__ = ["VideoEncoder", "check_clip_size", "load_video_model"]
+__all__ = ["RESNETS", "VideoEncoder", "check_clip_size", "load_video_model"]
 
-_RESNETS = ("r3d_18", "mc3_18", "r2plus1d_18")
+RESNETS = ("r3d_18", "mc3_18", "r2plus1d_18")
 """Convolutional, with batch normalisation; the others are transformers."""
 
 _FIXED_SIZE = {"mvit_v1_b": (16, 224), "mvit_v2_s": (16, 224)}
@@ -60,7 +60,7 @@ class VideoEncoder(nn.Module):
             EncoderError: if a batch in training leaves batch normalisation a single value per channel.
         """
         assert self.backbone is not None
-        if self.backbone.training and self._name in _RESNETS:
+        if self.backbone.training and self._name in RESNETS:
             self._check_batch_statistics(frames)
         with conv3d_autocast(self.backbone, frames.device):
             hidden: Tensor = self.backbone(normalise_frames(frames, mean=self.mean, std=self.std))
@@ -133,7 +133,7 @@ def _weights(name: VideoEncoderName) -> Any:
 
 
 def _classifier(name: VideoEncoderName) -> str:
-    return "fc" if name in _RESNETS else "head"
+    return "fc" if name in RESNETS else "head"
 
 
 def _load_weights(model: nn.Module, path: Path, *, name: VideoEncoderName) -> None:

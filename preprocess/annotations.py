@@ -50,6 +50,13 @@ class Utterance:
     """When it is spoken, in its episode or in its file; None where the annotations do not say."""
     cut_by_span: bool = False
     """Whether the file holds more than this utterance, so that `span` is the part of it to read."""
+    context: tuple[str, ...] = ()
+    """Lines before it in its dialogue, oldest first, that go into its tokens; see `preprocess.context`."""
+
+    @property
+    def line(self) -> str:
+        """What is said with who says it, `Monica: Hi!`; the text alone where no speaker is named."""
+        return f"{self.speaker}: {self.text}" if self.speaker else self.text
 
     @property
     def annotated_seconds(self) -> float:

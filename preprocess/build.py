@@ -16,6 +16,7 @@ from preprocess.annotations import Dataset, DatasetSplit, Utterance
 from preprocess.claim import Claim, check_claim, write_claim
 from preprocess.clip import SHORT_SECONDS
 from preprocess.config import Part, PreprocessConfig
+from preprocess.context import spoken, tokenize
 from preprocess.errors import DatasetError
 from preprocess.extract import MEDIA, Extract, Medium
 from preprocess.plan import (
@@ -83,7 +84,8 @@ def build_tokenizer(dataset: Dataset, config: PreprocessConfig) -> TextTokenizer
         return load_tokenizer(config.text_encoder)
     for split in dataset.splits:
         if split.name == "train":
-            return learn_tokenizer(utterance.text for utterance in split.utterances)
+            context = config.context_utterances
+            return learn_tokenizer(spoken(row, context_utterances=context) for row in split.utterances)
     what = "a tokenizer is to be learned from the training texts, and there are no rows of train"
     raise DatasetError(describe(what, file=dataset.root, then="add them, or give a tokenizer by --text-encoder"))
 
@@ -98,7 +100,7 @@ def feature_spec(config: PreprocessConfig, tokenizer: TextTokenizer) -> FeatureS
     return FeatureSpec(
         video=config.video_spec(decoder_version=decoder, encoder_version=encoder_version()),
         audio=config.audio_spec(decoder_version=decoder, transform_version=transform_version()),
-        text=tokenizer.spec(max_tokens=config.max_tokens),
+        text=tokenizer.spec(max_tokens=config.max_tokens, context_utterances=config.context_utterances),
     )
 
 
@@ -112,9 +114,12 @@ def check_run(
 
     Raises:
         SpecMismatchError: if pictures would have to be decoded again and `remake` does not say so.
-        DatasetError: if more rows of a split have no clip than the config allows to have no picture.
+        DatasetError: if more rows of a split have no clip than the config allows to have no picture, or no dialogue
+            has a second utterance and the config asks for context.
+        TokenizerError: if the config asks for context and the tokenizer has nothing to tell utterances apart by.
         ShardError: if `out` holds something else.
     """
+    _check_dialogues(dataset, config)
     ours = Claim(
         adapter=dataset.adapter,
         samples_per_shard=config.samples_per_shard,
@@ -197,6 +202,8 @@ def build_shards(
         return {work.split.name: work.complete() for work in works}
 
 
+_MOST_WARNINGS = 20
+"""Rows of a split named as they are made; annotations alone, without a clip, would give a line for every row."""
 _WORDS: Mapping[Medium, str] = {"video": "picture", "audio": "sound"}
 
 
@@ -248,7 +255,12 @@ class _SplitWork:
         self._spec = spec
         directory.mkdir(exist_ok=True)
         self._digests = SourceDigests(directory / ".work", root=dataset.root, part=part)
-        plan = plan_shards(split.name, split.utterances, samples_per_shard=config.samples_per_shard)
+        plan = plan_shards(
+            split.name,
+            split.utterances,
+            samples_per_shard=config.samples_per_shard,
+            context_utterances=config.context_utterances,
+        )
         write_plan(directory, plan)
         if broken is None:
             ours = {shard.name for shard in plan if part.makes(shard.index)}
@@ -263,6 +275,7 @@ class _SplitWork:
         self._taken: deque[tuple[Request, Extract]] = deque()
         self._decoded: Counter[Medium] = Counter()
         self._reused: Counter[Medium] = Counter()
+        self._num_lacking = 0
 
     def requests(self) -> Iterator[Request]:
         """Say row by row what is to be decoded, having taken what an older shard holds. Runs ahead of `make`."""
@@ -301,6 +314,9 @@ class _SplitWork:
             )
             self._digests.save()
             done += len(shard.utterances)
+        if self._num_lacking > _MOST_WARNINGS:
+            more = self._num_lacking - _MOST_WARNINGS
+            _LOG.warning("no picture or no sound, rows kept: %s more of %s, all in the report", more, self.split.name)
         self.complete()
 
     def complete(self) -> SplitMade:
@@ -328,8 +344,10 @@ class _SplitWork:
         chosen = taken if taken.features else extracted  # both chose the same clip
         lacking = [medium for medium in request.media if not extracted.features[medium].presence.present]
         if lacking:  # of a clip without a picture and without sound one line says enough
-            what, reason = _WORDS[lacking[0]], extracted.features[lacking[0]].presence.reason
-            _LOG.warning("no %s, row kept: %s, %s", what, row.key, reason)
+            self._num_lacking += 1
+            if self._num_lacking <= _MOST_WARNINGS:
+                what, reason = _WORDS[lacking[0]], extracted.features[lacking[0]].presence.reason
+                _LOG.warning("no %s, row kept: %s, %s", what, row.key, reason)
         return Extract(path=chosen.path, notes=chosen.notes, features={**taken.features, **extracted.features})
 
     def _kept(self, shard: PlannedShard) -> ShardInfo | None:
@@ -364,7 +382,7 @@ class _SplitWork:
     def _sample(self, row: Utterance, extracted: Extract, *, tokenizer: TextTokenizer) -> Sample:
         """Put a row and what its clip gave together; an absent modality is zeros of the same size."""
         spec = self._spec
-        tokens, num_tokens, all_tokens = tokenizer.encode(row.text, max_tokens=spec.text.max_tokens)
+        tokens = tokenize(row, tokenizer, spec.text)
         video, audio = extracted.features["video"], extracted.features["audio"]
         notes = [*extracted.notes]
         if row.span is not None and row.annotated_seconds < SHORT_SECONDS:
@@ -374,9 +392,12 @@ class _SplitWork:
         if row.text_repaired:
             detail = "cp1252 control characters replaced by what they meant"
             notes.append(Note(kind="text_repaired", about="text", detail=detail))
-        if all_tokens > num_tokens:
-            detail = f"the first {num_tokens} of {all_tokens} tokens are kept"
+        if tokens.num_needed > spec.text.max_tokens:
+            detail = f"the first {tokens.num_tokens} of {tokens.num_needed} tokens are kept"
             notes.append(Note(kind="text_cut", about="text", detail=detail))
+        if tokens.num_before < len(row.context):
+            detail = f"the last {tokens.num_before} of {len(row.context)} earlier utterances are kept"
+            notes.append(Note(kind="context_cut", about="text", detail=detail))
         has_text = bool(row.text.strip())
         meta = SampleMeta(
             key=row.key,
@@ -389,7 +410,7 @@ class _SplitWork:
             labels=row.labels,
             num_frames=video.length,
             num_hops=audio.length,
-            num_tokens=num_tokens,
+            num_tokens=tokens.num_tokens,
             presence={
                 "video": video.presence,
                 "audio": audio.presence,
@@ -405,7 +426,7 @@ class _SplitWork:
             meta=meta,
             frames=video.array if video.presence.present else _no_frames(spec.video),
             logmel=audio.array if audio.presence.present else np.zeros(spec.audio.shape, np.float16),
-            tokens=tokens,
+            tokens=tokens.ids,
         )
 
     def _finish(self) -> None:
@@ -438,6 +459,18 @@ def _make_folder(out: Path) -> None:
     except OSError as exc:
         what = f"cannot make the folder: {exc.strerror or exc}"
         raise ShardError(describe(what, file=out, then="choose another --out")) from exc
+
+
+def _check_dialogues(dataset: Dataset, config: PreprocessConfig) -> None:
+    """Refuse to put earlier utterances of a dialogue into tokens where every dialogue is a single utterance."""
+    if not config.context_utterances:
+        return
+    for split in dataset.splits:
+        if len({row.dialogue_id for row in split.utterances}) < len(split.utterances):
+            return
+    what = f"{config.context_utterances} earlier utterances of each dialogue are asked for, and none has a second one"
+    then = "say which rows are one dialogue (in a CSV of own clips: a column `dialogue`), or leave out --context"
+    raise DatasetError(describe(what, file=dataset.root, then=then))
 
 
 def _check_failures(split: DatasetSplit, failed: list[str], config: PreprocessConfig, *, why: str) -> None:

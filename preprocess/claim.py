@@ -55,6 +55,7 @@ class Claim:
             log_epsilon=audio.log_epsilon,
             text_encoder=text.tokenizer,
             max_tokens=text.max_tokens,
+            context_utterances=text.context_utterances,
             samples_per_shard=self.samples_per_shard,
             test_clips=self.test_clips,
             decoder=cast("Decoder", video.decoder),

@@ -6,7 +6,17 @@ from typing import Literal, get_args
 
 from shards.schema import DEFAULT_TEXT_ENCODER, AudioSpec, Sampling, Scale, Storage, VideoSpec
 
-__all__ = ["DatasetFormat", "Decoder", "DemoConfig", "Part", "PreprocessConfig", "Preset", "TestClips", "preset"]
+__all__ = [
+    "DatasetFormat",
+    "Decoder",
+    "DemoConfig",
+    "Part",
+    "PreprocessConfig",
+    "Preset",
+    "TestClips",
+    "max_tokens_for",
+    "preset",
+]
 
 DatasetFormat = Literal["auto", "meld", "emorynlp", "csv"]
 Preset = Literal["default", "tutorial"]
@@ -69,6 +79,8 @@ class PreprocessConfig:
     """Whose tokenizer: a Hugging Face name, a local folder, or `scratch` for one learned from the training texts."""
     max_tokens: int = 128
     """Tokens kept of a transcript, special tokens included. MELD's longest has 95 (bert-base-uncased)."""
+    context_utterances: int = 0
+    """Earlier utterances of the dialogue whose lines stand before an utterance's own in its tokens; 0 for none."""
     samples_per_shard: int = 128
     """Rows in a shard; fixed, so that the plan of a split does not depend on what decoding finds."""
     test_clips: TestClips = "auto"
@@ -93,6 +105,8 @@ class PreprocessConfig:
             raise ValueError(
                 f"max_tokens must leave room for one token between two special ones, got {self.max_tokens}"
             )
+        if self.context_utterances < 0:
+            raise ValueError(f"context_utterances must not be negative, got {self.context_utterances}")
         for name in ("log_epsilon", "clip_timeout_seconds"):
             if not (getattr(self, name) > 0 and isfinite(getattr(self, name))):
                 raise ValueError(f"{name} must be a number above 0, got {getattr(self, name)}")
@@ -162,6 +176,15 @@ class Part:
     def makes(self, shard_index: int) -> bool:
         """Whether the shard with this number, from 0, is this part's. They take turns, so that all end together."""
         return shard_index % self.count == self.number - 1
+
+
+def max_tokens_for(context_utterances: int) -> int:
+    """Return how many tokens hold the lines of so many earlier utterances and of the one to judge.
+
+    32 for each of them; never fewer than without any, and never more than BERT's and RoBERTa's 512 positions. With
+    BERT's tokenizer, 0.12 % of MELD's rows then lose their oldest line at 3 earlier utterances and 0.01 % at 5.
+    """
+    return min(512, max(PreprocessConfig().max_tokens, 32 * (1 + context_utterances)))
 
 
 def preset(name: Preset) -> PreprocessConfig:

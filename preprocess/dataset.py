@@ -15,6 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from preprocess.annotations import Utterance
 from preprocess.config import PreprocessConfig
+from preprocess.context import tokenize, with_context
 from preprocess.errors import DatasetError
 from preprocess.extract import MEDIA, Extract, absent_feature, extract
 from preprocess.meld import read_meld
@@ -65,7 +66,8 @@ class MeldDataset(TorchDataset[dict[str, Any]]):
         splits = {found.name: found for found in read_meld(root).splits}
         if split not in splits:
             raise DatasetError(describe(f"there is no split {split}", file=root, then=f"choose from {sorted(splits)}"))
-        self.utterances = splits[split].utterances
+        context = spec.text.context_utterances
+        self.utterances = with_context(splits[split].utterances, context_utterances=context)
         self._root = root
         self._config = config
         self._spec = spec
@@ -77,15 +79,15 @@ class MeldDataset(TorchDataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         utterance = self.utterances[index]
         extracted = self._extract(utterance)
-        ids, num_tokens, _ = self._tokenizer.encode(utterance.text, max_tokens=self._spec.text.max_tokens)
+        tokens = tokenize(utterance, self._tokenizer, self._spec.text)
         labels = {f"{item.task}_label": item.index(utterance.labels[item.task]) for item in MELD_LABELS}
         present = [*(extracted.features[name].presence.present for name in MEDIA), bool(utterance.text.strip())]
         return {
             "key": utterance.key,
             "sample": index % len(self),
             "text_input": {
-                "input_ids": torch.from_numpy(ids.astype(np.int64)),
-                "attention_mask": (torch.arange(len(ids)) < num_tokens).long(),
+                "input_ids": torch.from_numpy(tokens.ids.astype(np.int64)),
+                "attention_mask": (torch.arange(len(tokens.ids)) < tokens.num_tokens).long(),
             },
             "video_frames": self._load_video_frames(extracted),
             "audio_features": self._extract_audio_features(extracted),

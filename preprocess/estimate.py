@@ -109,7 +109,13 @@ def _shards(dataset: Dataset, out: Path, *, config: PreprocessConfig, spec: Feat
     ours = spec.fingerprints()
     found = []
     for split in dataset.splits:
-        for shard in plan_shards(split.name, split.utterances, samples_per_shard=config.samples_per_shard):
+        plan = plan_shards(
+            split.name,
+            split.utterances,
+            samples_per_shard=config.samples_per_shard,
+            context_utterances=config.context_utterances,
+        )
+        for shard in plan:
             if not part.makes(shard.index):
                 continue
             path = out / split.name / shard.name

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from preprocess.annotations import Utterance
 from preprocess.config import Part, TestClips
+from preprocess.context import with_context
 from shards.errors import ShardError, describe
 from shards.index import publish, sha256_file
 from shards.schema import LabelSet, canonical_json
@@ -36,13 +37,17 @@ class PlannedShard:
     utterances: tuple[Utterance, ...]
 
 
-def plan_shards(split: str, utterances: Sequence[Utterance], *, samples_per_shard: int) -> list[PlannedShard]:
-    """Cut the rows of a split into shards; the cut does not depend on what decoding finds."""
+def plan_shards(
+    split: str, utterances: Sequence[Utterance], *, samples_per_shard: int, context_utterances: int
+) -> list[PlannedShard]:
+    """Cut the rows of a split into shards; the cut does not depend on what decoding finds.
+
+    A dialogue may lie across a cut, so rows are given their context before it.
+    """
+    rows = with_context(utterances, context_utterances=context_utterances)
     return [
-        PlannedShard(
-            name=shard_name(split, index), index=index, utterances=tuple(utterances[start : start + samples_per_shard])
-        )
-        for index, start in enumerate(range(0, len(utterances), samples_per_shard))
+        PlannedShard(name=shard_name(split, index), index=index, utterances=rows[start : start + samples_per_shard])
+        for index, start in enumerate(range(0, len(rows), samples_per_shard))
     ]
 
 
@@ -91,7 +96,11 @@ def clip_sha256(row: Utterance, *, digest: Callable[[str], str], test_clips: Tes
 
 
 def rows_sha256(utterances: Sequence[Utterance], label_sets: Sequence[LabelSet]) -> str:
-    """Return the digest of what the annotations say of a shard's rows; a label's index follows from its set."""
+    """Return the digest of what the annotations say of a shard's rows; a label's index follows from its set.
+
+    A row's context is a part of it, so a change of a line in one shard is seen in the next one where the dialogue goes
+    on there. Rows without one have the digest that they had before there was any.
+    """
     rows = [
         {
             "key": row.key,
@@ -102,6 +111,7 @@ def rows_sha256(utterances: Sequence[Utterance], label_sets: Sequence[LabelSet])
             "text": row.text,
             "text_repaired": row.text_repaired,
             "labels": dict(row.labels),
+            **({"context": row.context} if row.context else {}),
         }
         for row in utterances
     ]

@@ -5,7 +5,9 @@ Shape letters: L tokens.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,24 @@ from shards.errors import describe
 from shards.index import publish
 from shards.schema import SCRATCH, TextSpec
 
-__all__ = ["TextTokenizer", "learn_tokenizer", "load_saved_tokenizer", "load_tokenizer"]
+__all__ = ["TextTokenizer", "Tokens", "learn_tokenizer", "load_saved_tokenizer", "load_tokenizer"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Tokens:
+    """The tokens of one text.
+
+    Attributes:
+        ids: `(L,)` int32, padding after the real tokens.
+        num_tokens: The real ones.
+        num_needed: Those of the text without a cut and without what is said before it, special tokens included.
+        num_before: How many of the texts before it are in `ids`: the last ones.
+    """
+
+    ids: NDArray[np.int32]
+    num_tokens: int
+    num_needed: int
+    num_before: int
 
 
 class TextTokenizer:
@@ -47,8 +66,15 @@ class TextTokenizer:
         """Digest of all that decides token ids."""
         return hashlib.sha256(self._serialised.encode()).hexdigest()
 
-    def spec(self, *, max_tokens: int) -> TextSpec:
-        """Return how tokens are made with this tokenizer."""
+    def spec(self, *, max_tokens: int, context_utterances: int) -> TextSpec:
+        """Return how tokens are made with this tokenizer.
+
+        Raises:
+            TokenizerError: if there is to be context, and no special token to tell utterances apart by.
+        """
+        if context_utterances and not self._between:
+            what = f"tokenizer {self.name} puts no special token between two texts, so that they would run together"
+            raise TokenizerError(describe(what, then="choose another --text-encoder, or leave out --context"))
         return TextSpec(
             tokenizer=self.name,
             tokenizer_sha256=self.sha256,
@@ -56,22 +82,53 @@ class TextTokenizer:
             pad_id=self.pad_id,
             max_tokens=max_tokens,
             normalisation="cp1252",
+            context_utterances=context_utterances,
         )
 
-    def encode(self, text: str, *, max_tokens: int) -> tuple[NDArray[np.int32], int, int]:
-        """Tokenize one transcript, special tokens included.
+    def encode(self, text: str, *, before: Sequence[str] = (), max_tokens: int) -> Tokens:
+        """Tokenize one text and as many of the texts said before it as there is room for, special tokens included.
 
-        Returns:
-            `(L,)` int32 with L = `max_tokens`, padded with `pad_id`; the number of real tokens; and the number there
-            would be without the cut.
+        `[CLS] oldest [SEP] … [SEP] last [SEP] text [SEP]` with BERT's tokens. Where there are too many, whole texts are
+        left out, the oldest first; `text` itself is cut only if it alone is too long.
+
+        Args:
+            text: What the tokens are of.
+            before: Oldest first.
+            max_tokens: L.
         """
-        whole = self._tokenizer.encode(text).ids
-        self._tokenizer.enable_truncation(max_tokens)  # cuts the text and keeps the closing special token
-        kept = self._tokenizer.encode(text).ids if len(whole) > max_tokens else whole
-        self._tokenizer.no_truncation()
+        alone = self._tokenizer.encode(text).ids
+        kept = alone
+        if len(alone) > max_tokens:
+            self._tokenizer.enable_truncation(max_tokens)  # cuts the text and keeps the closing special token
+            kept = self._tokenizer.encode(text).ids
+            self._tokenizer.no_truncation()
+        num_before = 0
+        for earlier in reversed(before):
+            pieces = [*self._tokenizer.encode(earlier, add_special_tokens=False).ids, *self._between]
+            if len(kept) + len(pieces) > max_tokens:
+                break
+            kept = [*kept[: self._num_opening], *pieces, *kept[self._num_opening :]]
+            num_before += 1
         ids = np.full(max_tokens, self.pad_id, dtype=np.int32)
         ids[: len(kept)] = kept
-        return ids, len(kept), len(whole)
+        return Tokens(ids=ids, num_tokens=len(kept), num_needed=len(alone), num_before=num_before)
+
+    @cached_property
+    def _num_opening(self) -> int:
+        """Special tokens in front of a text, as BERT's `[CLS]`."""
+        return int(self._tokenizer.encode("a").sequence_ids.index(0))
+
+    @cached_property
+    def _between(self) -> list[int]:
+        """Special tokens between two texts: BERT's `[SEP]`, RoBERTa's `</s></s>`.
+
+        Of a tokenizer that has no word on two texts, as one that was learned here, those behind a single one.
+        """
+        pair = self._tokenizer.encode("a", "a")
+        last = len(pair.sequence_ids) - 1 - pair.sequence_ids[::-1].index(0)
+        between: list[int] = pair.ids[last + 1 : pair.sequence_ids.index(1)]
+        single = self._tokenizer.encode("a")
+        return between or single.ids[len(single.sequence_ids) - single.sequence_ids[::-1].index(0) :]
 
     def save(self, directory: Path) -> None:
         """Write `tokenizer.json`, so that the shards' ids can be turned back into text without a network."""

@@ -150,6 +150,7 @@ def foreign_spec(
             pad_id=0,
             max_tokens=max_tokens,
             normalisation=UNKNOWN,
+            context_utterances=0,
         ),
         encoded={
             name: Encoding(encoder=UNKNOWN, weights_sha256=UNKNOWN, pooling="", width=size, precision=UNKNOWN)

@@ -165,6 +165,9 @@ class TextSpec:
     max_tokens: int
     normalisation: str
     """`cp1252`: C1 control characters replaced by what cp1252 meant by them."""
+    context_utterances: int
+    """Earlier utterances of the dialogue whose tokens stand before an utterance's own, at most; 0 for none. Above 0
+    every utterance begins with its speaker; `docs/format.md` has the layout."""
 
     @property
     def shape(self) -> tuple[int]:
@@ -305,6 +308,7 @@ NoteAbout = Literal["row", "video", "audio", "text"]
 
 NoteKind = Literal[
     "audio_cut",
+    "context_cut",
     "corrected_twin_not_used",
     "corrected_twin_used",
     "duration_mismatch",

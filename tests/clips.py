@@ -268,7 +268,7 @@ def small_spec(config: PreprocessConfig) -> FeatureSpec:
     """Make the spec of a config, with a tokenizer that nothing looks at."""
     text = TextSpec(
         tokenizer="scratch", tokenizer_sha256="0" * 64, vocab_size=50, pad_id=0, max_tokens=config.max_tokens,
-        normalisation="cp1252",
+        normalisation="cp1252", context_utterances=config.context_utterances,
     )  # fmt: skip
     return FeatureSpec(
         video=config.video_spec(decoder_version="1", encoder_version="1"),

@@ -77,6 +77,7 @@ def make_spec(
             pad_id=0,
             max_tokens=12,
             normalisation="cp1252",
+            context_utterances=0,
         ),
         encoded={
             name: Encoding(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mmsent.checkpoints import checkpoint_paths
 from tests.commands import ROOT, mmsent, start_mmsent
 
 MELD_MINI = ROOT.parent / "shared" / "meld-mini"
@@ -79,8 +80,9 @@ def test_a_run_killed_after_its_first_epoch_and_resumed_ends_as_one_never_killed
     resumed = mmsent(*arguments, "--out", tmp_path / "killed", "--resume", "--json")
     assert resumed.returncode == 0, resumed.stderr
     assert len(json.loads(resumed.stdout)["epochs"]) == 2
-    for name in ("last.safetensors", "best.safetensors"):
-        whole, killed = (load_file(tmp_path / run / name) for run in ("whole", "killed"))
+    runs = [tmp_path / "whole", tmp_path / "killed"]
+    for paths in ([run / "best.safetensors" for run in runs], [checkpoint_paths(run)[-1] for run in runs]):
+        whole, killed = map(load_file, paths)
         assert whole.keys() == killed.keys()
         assert [key for key in whole if not torch.equal(whole[key], killed[key])] == []
 

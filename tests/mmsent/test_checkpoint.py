@@ -27,6 +27,7 @@ def make_checkpoint() -> Checkpoint:
         label_sets=MELD_LABELS,
         train_counts={"emotion": {"joy": 3}, "sentiment": {"positive": 3}},
         text_config=model.text_config(),
+        frozen_sha256={},
         state={"history": []},
         tensors={f"model.{name}": value for name, value in model.state_dict().items()},
     )
@@ -39,7 +40,7 @@ def test_a_checkpoint_read_back_is_the_one_that_was_written(tmp_path: Path) -> N
     torch.testing.assert_close(dict(back.tensors), dict(checkpoint.tensors), rtol=0, atol=0)
     for name in ("model_config", "train_config", "spec", "label_sets", "train_counts", "text_config", "state"):
         assert getattr(back, name) == getattr(checkpoint, name)
-    torch.testing.assert_close(restore_model(back).state_dict(), checkpoint.part("model"), rtol=0, atol=0)
+    torch.testing.assert_close(restore_model(back, tmp_path).state_dict(), checkpoint.part("model"), rtol=0, atol=0)
 
 
 def test_a_checkpoint_cut_anywhere_is_refused_by_name(tmp_path: Path) -> None:

@@ -469,7 +469,7 @@ def test_what_a_run_has_learned_is_encoded_sound_included(trained: tuple[Path, P
     assert verify_split(tmp_path / "out" / "train").problems == ()
     assert {name: one.encoder for name, one in encoded.spec.encoded.items()} == {"audio": "conv1d", "text": "scratch"}
     checkpoint = load_checkpoint(run / BEST)
-    whole = restore_model(checkpoint)
+    whole = restore_model(checkpoint, run)
     head = MultimodalModel(checkpoint.model_config, spec=encoded.spec, label_sets=MELD_LABELS, pretrained=True)
     head.load_state_dict(whole.state_dict(), strict=False)
     expected, got = logits_of(whole, raw), logits_of(head, encoded)

@@ -216,6 +216,16 @@ def test_a_model_without_a_dialogue_judges_the_same_samples_of_a_batch_with_one(
     torch.testing.assert_close(model(with_history), model(make_batch([0, 1])))
 
 
+def test_channels_last_weights_change_no_result() -> None:
+    batch = make_batch([0, 1], spec=make_spec(num_frames=8, size=16))
+    model = model_of(replace(SCRATCH, modalities=("video",))).eval()
+    expected = model(batch)
+    model.use_channels_last()
+    stem = model.encoders["video"].backbone.get_parameter("stem.0.weight")  # type: ignore[union-attr]
+    assert stem.is_contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(model(batch), expected, atol=1e-5, rtol=1e-4)
+
+
 def encoded_spec(**encoded: Encoding) -> FeatureSpec:
     return replace(make_spec(), encoded=cast("dict[Modality, Encoding]", encoded))
 

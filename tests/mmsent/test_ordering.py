@@ -8,12 +8,13 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from mmsent.checkpoints import checkpoint_paths
 from mmsent.config import OrderKind, TrainConfig
 from mmsent.errors import TrainingError
 from mmsent.ordering import training_order
-from mmsent.trainer import LAST, StepInfo
+from mmsent.trainer import StepInfo
 from shards.reader import Split
-from tests.mmsent.test_train import CONFIG, SMALL, StopHereError, assert_same_weights, run
+from tests.mmsent.test_train import CONFIG, SMALL, StopHereError, assert_same_run, run
 from tests.samples import make_sample, with_labels, write_split
 
 TEXT = replace(SMALL, modalities=("text",))
@@ -122,13 +123,13 @@ def test_a_run_in_any_order_that_was_stopped_and_resumed_ends_as_one_never_stopp
     with pytest.raises(StopHereError):
         run(shards, tmp_path / "stopped", model=TEXT, config=config, on_step=stop)
     run(shards, tmp_path / "stopped", model=TEXT, config=replace(config, num_readers=1, check=True), resume=True)
-    assert_same_weights(tmp_path / "whole" / LAST, tmp_path / "stopped" / LAST)
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
 def test_a_run_does_not_go_on_in_another_order(shards: Path, tmp_path: Path) -> None:
     config = replace(CONFIG, max_epochs=1, order="block-shuffle", shards_per_block=3)
     run(shards, tmp_path / "run", model=TEXT, config=config)
-    before = (tmp_path / "run" / LAST).read_bytes()
+    before = [path.read_bytes() for path in checkpoint_paths(tmp_path / "run")]
     with pytest.raises(TrainingError, match="order: 'block-shuffle' against 'class-balanced'"):
         run(
             shards,
@@ -139,4 +140,4 @@ def test_a_run_does_not_go_on_in_another_order(shards: Path, tmp_path: Path) -> 
         )
     with pytest.raises(TrainingError, match="shards_per_block: 3 against 4"):
         run(shards, tmp_path / "run", model=TEXT, config=replace(config, shards_per_block=4, max_epochs=2), resume=True)
-    assert (tmp_path / "run" / LAST).read_bytes() == before
+    assert [path.read_bytes() for path in checkpoint_paths(tmp_path / "run")] == before

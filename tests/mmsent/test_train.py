@@ -7,13 +7,14 @@ import torch
 from safetensors.torch import load_file
 
 from mmsent.checkpoint import load_checkpoint, save_checkpoint
+from mmsent.checkpoints import checkpoint_paths
 from mmsent.config import ModelConfig, Precision, TrainConfig
 from mmsent.errors import CheckpointError, EncoderError, TrainingError
 from mmsent.precision import resolve_precision
 from mmsent.report import evaluate_run
 from mmsent.statistics import logmel_statistics
 from mmsent.train import train
-from mmsent.trainer import BEST, LAST, EpochResult, StepInfo, TrainResult
+from mmsent.trainer import BEST, EpochResult, StepInfo, TrainResult
 from shards.errors import ShardCorruptError, ShardError, SpecMismatchError
 from shards.reader import Split
 from tests.samples import make_sample, make_spec, with_byte_changed, write_split
@@ -51,10 +52,16 @@ def run(
     )
 
 
-def assert_same_weights(first: Path, second: Path) -> None:
-    a, b = load_file(first), load_file(second)
-    assert a.keys() == b.keys()
-    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+def assert_same_run(first: Path, second: Path) -> None:
+    """Compare two runs bit by bit: the best weights, and all that the next step would depend on."""
+    for name in ("best", "last"):
+        paths = [run / BEST if name == "best" else checkpoint_paths(run)[-1] for run in (first, second)]
+        a, b = map(load_file, paths)
+        assert a.keys() == b.keys()
+        assert [key for key in a if not torch.equal(a[key], b[key])] == []
+    histories = [load_checkpoint(checkpoint_paths(run)[-1]).state["history"] for run in (first, second)]
+    losses = [[(item["train_loss"], item["dev_loss"]) for item in history] for history in histories]
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("stop_at", [(0, 1), (0, 2), (1, 3), (2, 1)])
@@ -70,8 +77,7 @@ def test_a_run_stopped_at_any_step_and_resumed_ends_as_one_never_stopped(
     with pytest.raises(StopHereError):
         run(shards, tmp_path / "stopped", on_step=stop)
     run(shards, tmp_path / "stopped", resume=True)
-    assert_same_weights(tmp_path / "whole" / LAST, tmp_path / "stopped" / LAST)
-    assert_same_weights(tmp_path / "whole" / BEST, tmp_path / "stopped" / BEST)
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
 def test_a_run_that_ended_goes_on_with_more_epochs(shards: Path, tmp_path: Path) -> None:
@@ -79,7 +85,7 @@ def test_a_run_that_ended_goes_on_with_more_epochs(shards: Path, tmp_path: Path)
     run(shards, tmp_path / "more", config=replace(CONFIG, max_epochs=1))
     more = run(shards, tmp_path / "more", resume=True)
     assert [item.dev_loss for item in more.epochs] == [item.dev_loss for item in whole.epochs]
-    assert_same_weights(tmp_path / "whole" / LAST, tmp_path / "more" / LAST)
+    assert_same_run(tmp_path / "whole", tmp_path / "more")
 
 
 @pytest.mark.slow
@@ -107,7 +113,7 @@ def test_a_run_stops_when_the_validation_loss_no_longer_falls(shards: Path, tmp_
     config = replace(CONFIG, max_epochs=60, early_stopping_patience=2, learning_rate=3e-2)
     result = run(shards, tmp_path / "run", config=config)
     assert result.stopped_early
-    assert len(result.epochs) == result.best_epoch + 3
+    assert result.best_epoch == len(result.epochs) - 3
 
 
 def test_check_ends_a_run_at_a_damaged_sample_and_names_its_shard(shards: Path, tmp_path: Path) -> None:
@@ -122,10 +128,10 @@ def test_check_ends_a_run_at_a_damaged_sample_and_names_its_shard(shards: Path, 
 
 def test_a_folder_with_a_run_is_not_overwritten(shards: Path, tmp_path: Path) -> None:
     run(shards, tmp_path / "run", config=replace(CONFIG, max_epochs=1))
-    before = (tmp_path / "run" / LAST).read_bytes()
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.safetensors")}
     with pytest.raises(TrainingError, match="--resume"):
         run(shards, tmp_path / "run")
-    assert (tmp_path / "run" / LAST).read_bytes() == before
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.safetensors")} == before
 
 
 def test_a_folder_of_something_else_is_left_alone(shards: Path, tmp_path: Path) -> None:
@@ -179,8 +185,9 @@ def test_a_file_in_place_of_the_run_folder_is_refused(shards: Path, tmp_path: Pa
 @pytest.mark.parametrize("resume", [False, True])
 def test_best_weights_whose_run_cannot_go_on_are_not_overwritten(shards: Path, tmp_path: Path, resume: bool) -> None:
     run(shards, tmp_path / "run", config=replace(CONFIG, max_epochs=1))
-    (tmp_path / "run" / LAST).unlink()
-    with pytest.raises(TrainingError, match="last checkpoint is gone"):
+    for path in checkpoint_paths(tmp_path / "run"):
+        path.unlink()
+    with pytest.raises(TrainingError, match="checkpoints to go on from are gone"):
         run(shards, tmp_path / "run", resume=resume)
     assert (tmp_path / "run" / BEST).is_file()
 

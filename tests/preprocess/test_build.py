@@ -155,7 +155,7 @@ def test_a_sample_holds_what_its_clip_and_its_text_give(original: Path, fresh: P
         extracted = extract(original, row, media=MEDIA, decoder="decord", spec=spec, test_clips="auto")
         np.testing.assert_array_equal(sample.frames, extracted.video.array)
         np.testing.assert_array_equal(sample.logmel, extracted.audio.array)
-        np.testing.assert_array_equal(sample.tokens, TOKENIZER.encode(row.text, max_tokens=16)[0])
+        np.testing.assert_array_equal(sample.tokens, TOKENIZER.encode(row.text, max_tokens=16).ids)
         assert (sample.meta.num_frames, sample.meta.num_hops) == (extracted.video.length, extracted.audio.length)
         assert all(presence.present for presence in sample.meta.presence.values())
 
@@ -297,6 +297,18 @@ def test_what_is_lost_is_logged_as_it_happens(odd: Path, tmp_path: Path, caplog:
     assert len(caplog.messages) == 4
     assert caplog.messages[0].startswith("no picture, row kept: train-dia0-utt0, the clip is missing")
     assert caplog.messages[2] == "no sound, row kept: train-dia0-utt2, there is no audio stream"
+
+
+def test_of_rows_without_a_clip_some_are_logged_and_the_rest_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Annotations alone are a data set too, of text."""
+    write_csv(tmp_path / "meld" / "train_sent_emo.csv", make_rows(24))
+    with caplog.at_level(logging.WARNING, logger="preprocess.build"):
+        build(tmp_path / "meld", tmp_path / "out")
+    assert len(caplog.messages) == 21
+    assert caplog.messages[19].startswith("no picture, row kept: train-dia6-utt1, the clip is missing")
+    assert caplog.messages[20] == "no picture or no sound, rows kept: 4 more of train, all in the report"
 
 
 def test_the_report_says_what_became_of_every_row(odd: Path, odd_out: Path) -> None:

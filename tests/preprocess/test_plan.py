@@ -61,13 +61,19 @@ def test_another_set_of_labels_is_seen_though_no_row_changed() -> None:
     assert rows_sha256([numbered(0)], MELD_LABELS) != rows_sha256([numbered(0)], (more, SENTIMENT))
 
 
+def test_rows_without_context_have_the_digest_they_had_before_there_was_any() -> None:
+    """So shards made without it are kept."""
+    found = rows_sha256([numbered(0), numbered(1)], MELD_LABELS)
+    assert found == "f0c519152c4a8b5cc661e3c66139ac66f141651b0c33c159aae381ea61c476f0"
+
+
 # Plans.
 
 
 @given(num_rows=st.integers(0, 60), samples_per_shard=st.integers(1, 20))
 def test_a_plan_holds_every_row_once_and_in_order(num_rows: int, samples_per_shard: int) -> None:
     rows = [numbered(number) for number in range(num_rows)]
-    plan = plan_shards("test", rows, samples_per_shard=samples_per_shard)
+    plan = plan_shards("test", rows, samples_per_shard=samples_per_shard, context_utterances=0)
     assert [row for shard in plan for row in shard.utterances] == rows
     assert all(len(shard.utterances) == samples_per_shard for shard in plan[:-1])
     assert all(shard.utterances for shard in plan)
@@ -77,8 +83,8 @@ def test_a_plan_holds_every_row_once_and_in_order(num_rows: int, samples_per_sha
 @given(num_rows=st.integers(1, 30), more=st.integers(1, 30))
 def test_rows_added_at_the_end_leave_the_full_shards_as_they_were(num_rows: int, more: int) -> None:
     rows = [numbered(number) for number in range(num_rows + more)]
-    before = plan_shards("test", rows[:num_rows], samples_per_shard=4)
-    after = plan_shards("test", rows, samples_per_shard=4)
+    before = plan_shards("test", rows[:num_rows], samples_per_shard=4, context_utterances=0)
+    after = plan_shards("test", rows, samples_per_shard=4, context_utterances=0)
     full = num_rows // 4
     assert after[:full] == before[:full]
 
@@ -97,6 +103,7 @@ CHANGES: list[dict[str, object]] = [
     {"labels": {"emotion": "joy", "sentiment": "negative"}},
     {"span": Span(start_seconds=10.0, end_seconds=11.501)},
     {"cut_by_span": True},
+    {"context": ("Ross: Hi.",)},
     {"clip": ""},
     {"clip": "elsewhere/dia0_utt0.mp4"},
     {"twin": "clips/final_videos_testdia0_utt0.mp4"},

@@ -1,0 +1,221 @@
+"""What the text of MELD gives: the product's own model on the official splits, by the real commands.
+
+Sound and picture are absent, as in a folder with MELD's CSVs and no clips; everything else is what a user runs:
+`mmsent preprocess`, `encode`, `train --seeds`, `evaluate`. A setting that is finished in `--work` is not run again.
+
+Example:
+    python -m benchmarks.meld_text MELD-CSVS --encoder FOLDER --work DIR --seeds 0,1
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmsent.seeds import seed_folders
+
+__all__ = ["SETTINGS", "Setting"]
+
+_TINY = ("--frames", "1", "--size", "16x16", "--hops", "1", "--max-failed-fraction", "1")
+"""Of pictures and sounds that are not there."""
+
+_FINE_TUNED = (
+    "--train-encoders", "text", "--text-pooling", "mean", "--epochs", "4", "--batch-size", "64", "--warmup-steps", "100",
+    "--text-learning-rate", "8e-5", "--learning-rate", "8e-4", "--order", "length-bucketed", "--precision", "bf16",
+)  # fmt: skip
+_FROZEN = ("--learning-rate", "1e-3", "--epochs", "40", "--patience", "8")
+_FROZEN_MEAN = ("--text-pooling", "mean", *_FROZEN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One row of the table."""
+
+    name: str
+    words: str
+    options: tuple[str, ...]
+    """Of `mmsent train`."""
+    context: int = 0
+    """Earlier utterances in the tokens."""
+    encoded: bool = True
+    """Whether the encoder is frozen, so that its outputs are computed once by `mmsent encode`."""
+    features_of: str = ""
+    """Name of the setting whose trained encoders give the features; empty for the pre-trained ones."""
+
+
+SETTINGS = (
+    Setting(name="frozen-pooler", words="frozen, pooler output (default)", options=_FROZEN),
+    Setting(name="frozen-cls", words="frozen, first token", options=("--text-pooling", "cls", *_FROZEN)),
+    Setting(name="frozen-mean", words="frozen, mean of tokens", options=_FROZEN_MEAN),
+    Setting(
+        name="frozen-mean-sqrt",
+        words="the same, `--class-weights sqrt`",
+        options=(*_FROZEN_MEAN, "--class-weights", "sqrt"),
+    ),
+    Setting(
+        name="frozen-mean-inverse",
+        words="the same, `--class-weights inverse`",
+        options=(*_FROZEN_MEAN, "--class-weights", "inverse"),
+    ),
+    Setting(
+        name="frozen-mean-effective",
+        words="the same, `--class-weights effective`",
+        options=(*_FROZEN_MEAN, "--class-weights", "effective"),
+    ),
+    Setting(
+        name="frozen-mean-adjusted",
+        words="the same, `--loss logit-adjusted`",
+        options=(*_FROZEN_MEAN, "--loss", "logit-adjusted"),
+    ),
+    Setting(
+        name="frozen-mean-smoothed",
+        words="the same, `--label-smoothing 0.1`",
+        options=(*_FROZEN_MEAN, "--label-smoothing", "0.1"),
+    ),
+    Setting(
+        name="frozen-mean-ema", words="the same, `--ema-decay 0.999`", options=(*_FROZEN_MEAN, "--ema-decay", "0.999")
+    ),
+    Setting(
+        name="frozen-mean-gru",
+        words="the same, GRU over the dialogue (`--dialogue-turns 12`)",
+        options=(*_FROZEN_MEAN, "--dialogue-turns", "12"),
+    ),
+    Setting(name="frozen-context", words="frozen, mean, `--context 3`", options=_FROZEN_MEAN, context=3),
+    Setting(name="fine-tuned", words="fine-tuned, mean of tokens", options=_FINE_TUNED, encoded=False),
+    Setting(
+        name="fine-tuned-ema",
+        words="the same, `--ema-decay 0.998`",
+        options=(*_FINE_TUNED, "--ema-decay", "0.998"),
+        encoded=False,
+    ),
+    Setting(
+        name="fine-tuned-context",
+        words="fine-tuned, `--context 3`",
+        options=_FINE_TUNED,
+        context=3,
+        encoded=False,
+    ),
+    Setting(
+        name="retrained-head",
+        words="head retrained on the features of the fine-tuned encoder (`encode --run`)",
+        options=_FROZEN,
+        features_of="fine-tuned",
+    ),
+)
+
+
+def main() -> None:
+    """Run the settings and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("meld", type=Path, help="folder with MELD's CSVs")
+    parser.add_argument("--encoder", required=True, help="text encoder: a folder or a Hugging Face name")
+    parser.add_argument("--work", type=Path, required=True, help="folder for shards and runs; run again to go on")
+    parser.add_argument("--seeds", default="0,1", help="of each setting")
+    parser.add_argument("--only", nargs="*", default=[], help="names of settings")
+    arguments = parser.parse_args()
+    names = [setting.name for setting in SETTINGS]
+    if unknown := set(arguments.only) - set(names):
+        parser.error(f"no such settings: {', '.join(sorted(unknown))}; known are {', '.join(names)}")
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    _say("| setting | emotion wF1 | emotion macro F1 | sentiment wF1 | training, per seed |")
+    _say("|---|---|---|---|---|")
+    for setting in SETTINGS:
+        if not arguments.only or setting.name in arguments.only:
+            result = _run(setting, arguments.meld, arguments.encoder, arguments.work, arguments.seeds)
+            _say(_row(setting, result))
+
+
+def _run(setting: Setting, meld: Path, encoder: str, work: Path, seeds: str) -> dict[str, Any]:
+    """Run one setting to its scores on the test split, unless that was done."""
+    run = work / f"run-{setting.name}"
+    result = work / f"{setting.name}-{seeds.replace(',', '-')}.json"
+    if result.is_file():
+        return dict(json.loads(result.read_text()))
+    shards = work / f"shards-context-{setting.context}"
+    context = ("--context", str(setting.context)) if setting.context else ()
+    _mmsent("preprocess", meld, "--out", shards, "--text-encoder", encoder, *_TINY, *context)
+    model = ("--modalities", "text", "--text-encoder", encoder)
+    start = time.perf_counter()
+    if setting.features_of:
+        # Each seed trains on the features of that seed's encoder.
+        evaluations = {}
+        for seed, source in seed_folders(work / f"run-{setting.features_of}").items():
+            encoded = work / f"encoded-{setting.name}-{seed}"
+            _mmsent("encode", "--shards", shards, "--out", encoded, "--run", source)
+            options = (*_model_of(source), *setting.options)
+            folder = run / f"seed-{seed}"
+            _mmsent("train", "--shards", encoded, "--out", folder, *options, "--seed", str(seed), "--resume")
+            evaluations[seed] = encoded
+        seconds = time.perf_counter() - start
+        found = _over_seeds(run, evaluations)
+    else:
+        if setting.encoded:
+            pooling = _value_of("--text-pooling", setting.options)
+            encoded = work / f"encoded-{pooling}-context-{setting.context}"
+            _mmsent(
+                "encode", "--shards", shards, "--out", encoded, "--modalities", "text", "--text-encoder", encoder,
+                "--text-pooling", pooling,
+            )  # fmt: skip
+            shards = encoded
+        start = time.perf_counter()
+        _mmsent("train", "--shards", shards, "--out", run, *model, *setting.options, "--seeds", seeds, "--resume")
+        seconds = time.perf_counter() - start
+        found = json.loads(_mmsent("evaluate", "--shards", shards, "--run", run, "--split", "test", "--json"))["test"]
+    scores = {f"{item['task']} {item['score']}": item for item in found}
+    value = {"scores": scores, "seconds_per_seed": seconds / len(seed_folders(run))}
+    result.write_text(json.dumps(value, indent=1))
+    return value
+
+
+def _over_seeds(run: Path, shards: dict[int, Path]) -> list[dict[str, Any]]:
+    """Score runs that were each trained on shards of their own."""
+    from mmsent.report import evaluate_run
+    from mmsent.seeds import evaluation_scores
+
+    found = {seed: evaluate_run(folder, run / f"seed-{seed}", split="test") for seed, folder in sorted(shards.items())}
+    return [score.to_json() for score in evaluation_scores(found)]
+
+
+def _model_of(run: Path) -> tuple[str, ...]:
+    """Return the options that name the encoder of a run."""
+    model = json.loads((run / "run.json").read_text())["model"]
+    return (
+        "--modalities", ",".join(model["modalities"]), "--text-encoder", model["text_encoder"],
+        "--text-pooling", model["text_pooling"],
+    )  # fmt: skip
+
+
+def _value_of(option: str, options: Sequence[str]) -> str:
+    return options[options.index(option) + 1] if option in options else "pooler"
+
+
+def _row(setting: Setting, result: dict[str, Any]) -> str:
+    cells = [setting.words]
+    for name in ("emotion weighted F1", "emotion macro F1", "sentiment weighted F1"):
+        score = result["scores"][name]
+        cells.append(f"{100 * score['mean']:.1f} ± {100 * score['deviation']:.1f}")
+    cells.append(f"{result['seconds_per_seed']:.0f} s")
+    return f"| {' | '.join(cells)} |"
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _mmsent(*arguments: object) -> str:
+    """Run a command of ours; its progress and logs go to this terminal."""
+    command = [sys.executable, "-c", "import cli; cli.main()", *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"mmsent {' '.join(map(str, arguments))} ended with {done.returncode}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()

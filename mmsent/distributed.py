@@ -1,0 +1,176 @@
+"""The processes of one run, as torchrun or SLURM start them. The one door to `torch.distributed`.
+
+Shape letters: B batch, K classes.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mmsent.errors import TrainingError
+from shards.errors import describe
+
+__all__ = ["ALONE", "Agreement", "World", "joined", "sum_with_gradient", "world_from_environment"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """The place of a process among those of its run."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    """Among the processes of this machine: the number of its GPU."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which alone writes and draws."""
+        return self.rank == 0
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Add up a tensor over all ranks, in place, and return it."""
+        if self.size > 1:
+            with _peer_trouble():
+                dist.all_reduce(tensor)
+        return tensor
+
+    def text_of_first(self, text: str) -> str:
+        """Return the text that rank 0 gives; what the others give is not looked at."""
+        if self.size == 1:
+            return text
+        with _peer_trouble():
+            content = torch.tensor(list(text.encode()), dtype=torch.uint8)
+            size = torch.tensor([len(content)])
+            dist.broadcast(size, src=0)
+            if not self.is_first:
+                content = torch.empty(int(size), dtype=torch.uint8)
+            dist.broadcast(content, src=0)
+        return bytes(content.tolist()).decode()
+
+    def wrapped(self, model: nn.Module) -> nn.Module:
+        """Return a module that averages the gradients of `model` over the ranks in its backward pass.
+
+        Buffers are left alone: the audio branch takes its batch statistics over all ranks, so they are alike.
+        """
+        if self.size == 1:
+            return model
+        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+ALONE = World()
+
+
+class Agreement:
+    """A question that all ranks answer at every step, with "yes" as soon as one of them says so.
+
+    Answers travel while the step computes, by way of the CPU, and are read at the next one: nobody waits for them.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._answer = torch.zeros(1)
+        self._under_way: dist.Work | None = None
+
+    def ask(self, yes: bool) -> bool:
+        """Say "yes" or "no" for this step; return whether any rank said "yes" at the step before.
+
+        Raises:
+            TrainingError: if another rank is gone.
+        """
+        if self._world.size == 1:
+            return yes
+        with _peer_trouble():
+            agreed = False
+            if self._under_way is not None:
+                self._under_way.wait()
+                agreed = bool(self._answer)
+            self._answer = torch.tensor([float(yes)])
+            self._under_way = dist.all_reduce(self._answer, op=dist.ReduceOp.MAX, async_op=True)
+        return agreed
+
+
+def world_from_environment() -> World:
+    """Return what torchrun says of this process (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`); without it, it is alone.
+
+    Raises:
+        TrainingError: if it says only a part.
+    """
+    size = int(os.environ.get("WORLD_SIZE") or "1")
+    if size == 1:
+        return ALONE
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        what = f"WORLD_SIZE is {size}, but there is no {', '.join(missing)} in the environment"
+        then = "start the run by `torchrun --nproc-per-node N --no-python mmsent train …` (docs/scaling.md)"
+        raise TrainingError(describe(what, then=then))
+    return World(rank=int(os.environ["RANK"]), size=size, local_rank=int(os.environ["LOCAL_RANK"]))
+
+
+@contextmanager
+def joined(world: World) -> Iterator[None]:
+    """Meet the other ranks, and part from them at the end."""
+    if world.size == 1:
+        yield
+        return
+    with _peer_trouble():
+        backend = "gloo"
+        if torch.cuda.is_available():
+            if world.local_rank >= torch.cuda.device_count():
+                what = f"this is process {world.local_rank + 1} of a machine with {torch.cuda.device_count()} GPUs"
+                raise TrainingError(describe(what, then="start as many processes per machine as it has GPUs"))
+            torch.cuda.set_device(world.local_rank)
+            backend = "cpu:gloo,cuda:nccl"
+        dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=_PATIENCE)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def sum_with_gradient(tensor: Tensor) -> Tensor:
+    """Return a tensor added up over all ranks, through which gradients flow back to each of them."""
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return tensor
+    summed: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
+    return summed
+
+
+class _Sum(torch.autograd.Function):
+    """The gradient of a sum over ranks is the sum of their gradients."""
+
+    @staticmethod
+    def forward(_: object, tensor: Tensor) -> Tensor:
+        summed = tensor.clone()
+        with _peer_trouble():
+            dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(_: object, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous().clone()
+        with _peer_trouble():
+            dist.all_reduce(gradient)
+        return gradient
+
+
+_PATIENCE = timedelta(minutes=30)
+"""For a rank that is busy with something else, a slow disk say, before the others give up."""
+
+
+@contextmanager
+def _peer_trouble() -> Iterator[None]:
+    """Say in our words that another rank is gone."""
+    try:
+        yield
+    except RuntimeError as exc:
+        reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+        what = f"another process of the run ended or cannot be reached: {reason}"
+        then = "look for the first error among the messages of all ranks, then start again with `--resume`"
+        raise TrainingError(describe(what, then=then)) from exc

@@ -1,0 +1,116 @@
+"""SIGINT and SIGTERM at any moment: save where the run stands, then end.
+
+Note [Signals in native code]: Python runs a signal's handler between two instructions of the main thread. A backward
+pass on a CPU is one call of half a minute, and so are a compilation, a kernel launch that waits, or a read from a slow
+disk; whoever looks at a flag between steps comes too late (https://github.com/goodfire-ai/spd/issues/677). But the
+signal's number is written to a file descriptor at once (`signal.set_wakeup_fd`), where a thread waits for it. It saves
+the state after the last step, which nothing but the update of the weights changes; that holds a lock.
+"""
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType, TracebackType
+
+__all__ = ["SignalWatch"]
+
+_LOG = logging.getLogger(__name__)
+
+_GRACE_SECONDS = 3.0
+"""In which the main thread may come to an orderly end after the save."""
+
+_SAME_SECONDS = 1.0
+"""Between two signals that are one: torchrun passes on what the terminal has sent to all processes already."""
+
+
+class SignalWatch:
+    """While it is entered, a first SIGINT or SIGTERM saves and asks the main thread to end; a second one quits.
+
+    Where the main thread does not come to an end in time, the process is ended once the save is done. Outside of the
+    main thread, where Python allows no handlers, nothing is watched.
+    """
+
+    def __init__(self, *, save: Callable[[], None], on_exit: Callable[[str], None]) -> None:
+        """Prepare.
+
+        Args:
+            save: Saves the state; called in a thread of its own.
+            on_exit: Called with a line for the user right before the process is ended without unwinding.
+        """
+        self._save = save
+        self._on_exit = on_exit
+        self._signum = 0
+        self._failure: Exception | None = None
+        self._saved = threading.Event()
+        self._left = threading.Event()
+        self._handlers: dict[int, object] = {}
+
+    @property
+    def signum(self) -> int:
+        """Number of the signal that asked for the end; 0 while none did."""
+        return self._signum
+
+    def __enter__(self) -> "SignalWatch":
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._old_descriptor = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[number] = signal.signal(number, _leave_to_thread)
+        threading.Thread(target=self._watch, name="signals", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self._handlers:
+            return
+        if self._signum:
+            self._saved.wait()  # whatever ends the main thread meanwhile: the other ranks' end, say
+        self._left.set()
+        signal.set_wakeup_fd(self._old_descriptor)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._writer.close()  # ends the thread
+        if self._failure is not None:
+            raise self._failure
+
+    def _watch(self) -> None:
+        first = 0.0
+        with self._reader:
+            while received := self._reader.recv(1):
+                number = received[0]
+                if number not in self._handlers:
+                    continue
+                if not self._signum:
+                    first = time.monotonic()
+                    self._signum = number
+                    threading.Thread(target=self._act, name="save", daemon=True).start()
+                elif time.monotonic() - first > _SAME_SECONDS:
+                    self._on_exit("stopped at once; what was saved last is still there")
+                    os._exit(128 + number)
+
+    def _act(self) -> None:
+        name = signal.Signals(self._signum).name
+        _LOG.info("%s: saving, then stopping; a second one stops at once", name)
+        try:
+            self._save()
+        except Exception as exc:  # it is raised in the main thread
+            self._failure = exc
+        self._saved.set()
+        if self._left.wait(_GRACE_SECONDS):
+            return
+        if self._failure is None:
+            self._on_exit(f"stopped by {name} in the middle of a step; go on with --resume")
+            os._exit(128 + self._signum)
+        self._on_exit(f"error: {self._failure}")
+        os._exit(1)
+
+
+def _leave_to_thread(_: int, __: FrameType | None) -> None:
+    """Stand in for the default action, which would end the process: the thread acts."""

@@ -1,0 +1,221 @@
+"""One step of training: forward and backward in parts, over all ranks, then the update of the weights.
+
+Shape letters: B batch.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from mmsent.average import AveragedModel
+from mmsent.batch import Batch
+from mmsent.config import TrainConfig
+from mmsent.distributed import ALONE, World
+from mmsent.losses import MultitaskLoss
+from mmsent.model import MultimodalModel
+from mmsent.precision import ResolvedPrecision, autocast
+from shards.permutation import stream_keys
+
+__all__ = ["Stepper"]
+
+
+class Stepper:
+    """A model with its optimizer: everything that a step changes.
+
+    A step is a pure function of the weights, the batch, and the number of the step: random numbers for dropout are
+    begun anew at each, from the seed, the number and the rank. So a run that goes on has no generators to restore.
+
+    Attributes:
+        model: In training.
+        average: Of its weights, if the config asks for it.
+        num_steps: Steps made.
+    """
+
+    def __init__(
+        self,
+        model: MultimodalModel,
+        config: TrainConfig,
+        *,
+        loss: MultitaskLoss,
+        precision: ResolvedPrecision,
+        device: torch.device,
+        world: World = ALONE,
+    ) -> None:
+        self.model = model
+        self.average = AveragedModel(model, decay=config.ema_decay) if config.ema_decay else None
+        self.num_steps = 0
+        self._config = config
+        self._loss = loss
+        self._precision = precision
+        self._device = device
+        self._world = world
+        if config.compile:
+            model.compile_encoders()
+        self._wrapped = world.wrapped(model)
+        self._trained = [item for item in model.parameters() if item.requires_grad]
+        self._optimizer = torch.optim.Adam(model.parameter_groups(config), fused=True)
+        self._schedule = ReduceLROnPlateau(
+            self._optimizer, factor=config.plateau_factor, patience=config.plateau_patience
+        )
+        self._scaler = torch.GradScaler(device.type, enabled=precision == "fp16")
+        names = {name for name, _ in model.named_buffers()}
+        self._buffers = {name: value for name, value in model.trained_state().items() if name in names}
+        self._keep_buffers()
+
+    @property
+    def evaluated_model(self) -> MultimodalModel:
+        """The model to validate and keep: the average, if there is one."""
+        return self.model if self.average is None else self.average.model
+
+    def evaluated_tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of `evaluated_model` that training changes, by name."""
+        return {f"model.{name}": value for name, value in self.evaluated_model.trained_state().items()}
+
+    @property
+    def learning_rate(self) -> float:
+        """Of what starts from random weights, without the warm-up."""
+        rate: float = self._optimizer.param_groups[0]["lr"]
+        return rate
+
+    def compute(self, batch: Batch, *, global_size: int) -> Tensor:
+        """Compute the gradients of a step and return its loss, this rank's share of it, on the device.
+
+        Nothing is changed that `tensors` and `state` give.
+
+        Args:
+            batch: This rank's share, which may be empty.
+            global_size: Samples of all ranks together.
+        """
+        torch.manual_seed(_step_seed(self._config.seed, self.num_steps, self._world.rank))
+        if self._loss.is_weighted:
+            weight = self._world.sum_(self._loss.weight(batch.labels))
+        else:
+            num_tasks = len(batch.labels)
+            weight = torch.full((num_tasks,), float(global_size), device=self._device)
+        total = torch.zeros((), device=self._device)
+        parts = list(_parts(batch, self._config.accumulation_steps))
+        for number, part in enumerate(parts):
+            with self._gradients_kept(last=number == len(parts) - 1):
+                with autocast(self._precision, self._device):
+                    logits = self._wrapped(part)
+                loss = self._loss(logits, part.labels, weight=weight)
+                # DDP divides the sum of the ranks' gradients by their number; the loss is divided already.
+                self._scaler.scale(loss * self._world.size).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
+
+    def update(self) -> Tensor:
+        """Change the weights by the gradients, and return the gradients' norm before it was clipped, on the device.
+
+        From here on `tensors` and `state` give what this step has made.
+        """
+        self._scaler.unscale_(self._optimizer)
+        norm = clip_grad_norm_(self._trained, self._config.max_grad_norm)
+        self.num_steps += 1
+        with self._warmed_up():
+            self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(self.num_steps)
+        self._keep_buffers()
+        return norm
+
+    @property
+    def skips_infinite_steps(self) -> bool:
+        """Whether an infinite gradient is skipped, with a lower loss scale for the next one, as fp16 needs it."""
+        return self._scaler.is_enabled()
+
+    def end_epoch(self, dev_loss: float) -> None:
+        """Lower the learning rates if the validation loss has stopped falling."""
+        self._schedule.step(dev_loss)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors that a step changes, by name, as the last `update` left them; not copies."""
+        found = {f"model.{name}": value for name, value in {**self.model.trained_state(), **self._kept}.items()}
+        if self.average is not None:
+            found |= {f"average.{name}": value for name, value in self.average.model.trained_state().items()}
+        for number, values in self._optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{number}.{key}": value for key, value in values.items()}
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """Return all else that a step changes, as plain values."""
+        return {
+            "num_steps": self.num_steps,
+            "param_groups": self._optimizer.state_dict()["param_groups"],
+            "schedule": self._schedule.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Go on from what `tensors` and `state` gave."""
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            if part == "optimizer":
+                number, _, key = rest.partition(".")
+                slots.setdefault(int(number), {})[key] = tensor
+        self.model.load_trained_state(_under("model", tensors))
+        if self.average is not None:
+            self.average.model.load_trained_state(_under("average", tensors))
+        self.num_steps = state["num_steps"]
+        self._optimizer.load_state_dict({"state": slots, "param_groups": state["param_groups"]})
+        self._schedule.load_state_dict(state["schedule"])
+        self._scaler.load_state_dict(state["scaler"])
+        self._keep_buffers()
+
+    def _keep_buffers(self) -> None:
+        """Copy the running statistics of batch normalisation: the next forward pass changes them, before its update."""
+        self._kept = {name: value.clone() for name, value in self._buffers.items()}
+
+    def _gradients_kept(self, *, last: bool) -> AbstractContextManager[object]:
+        """Return the context of a part: ranks exchange gradients after the last one."""
+        if last or not isinstance(self._wrapped, DistributedDataParallel):
+            return nullcontext()
+        return self._wrapped.no_sync()
+
+    @contextmanager
+    def _warmed_up(self) -> Iterator[None]:
+        """Lower the learning rates for one of the first steps."""
+        share = min(1.0, self.num_steps / max(1, self._config.warmup_steps))
+        rates = [group["lr"] for group in self._optimizer.param_groups]
+        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * share
+        yield
+        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """Return the seed of a step's random numbers, of 63 bits."""
+    return int(stream_keys(seed, _STEP, step, rank)[0]) >> 1
+
+
+_STEP = 200
+"""Purpose of random numbers, apart from those of `shards` and of augmentation."""
+
+
+def _parts(batch: Batch, count: int) -> Iterator[Batch]:
+    """Cut a batch into so many parts, the first of them larger by one; every rank has as many, some may be empty."""
+    if count == 1:
+        yield batch
+        return
+    size, larger = divmod(len(batch), count)
+    start = 0
+    for number in range(count):
+        stop = start + size + (number < larger)
+        yield batch.part(start, stop)
+        start = stop
+
+
+def _under(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors under `part.`, without the prefix."""
+    prefix = f"{part}."
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

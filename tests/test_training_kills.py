@@ -1,0 +1,123 @@
+"""Training by the real command, killed and signalled at any moment: what is resumed ends as what was never stopped."""
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmsent.checkpoints import checkpoint_paths
+from tests.commands import left_alive, mmsent, start_mmsent
+from tests.samples import make_sample, make_spec, write_split
+
+SMALL = make_spec(num_frames=2, size=16, num_mels=8, num_hops=24)
+LARGE = make_spec(num_frames=16, size=112)
+OPTIONS = ("--text-encoder", "scratch", "--video-weights", "none", "--precision", "fp32")
+
+
+def write_shards(root: Path, spec: object, *, sizes: dict[str, int]) -> Path:
+    for name, size in sizes.items():
+        samples = [make_sample(number, spec=spec, split=name) for number in range(size)]  # type: ignore[arg-type]
+        write_split(root, samples, spec=spec, split=name)  # type: ignore[arg-type]
+    return root
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shards(tmp_path_factory.mktemp("small"), SMALL, sizes={"train": 40, "dev": 30})
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of which a step takes many seconds, in one call of native code."""
+    return write_shards(tmp_path_factory.mktemp("large"), LARGE, sizes={"train": 16, "dev": 2})
+
+
+def assert_same_run(got: Path, expected: Path) -> None:
+    last = (checkpoint_paths(got)[-1], checkpoint_paths(expected)[-1])
+    for paths in (last, (got / "best.safetensors", expected / "best.safetensors")):
+        ours, theirs = map(load_file, paths)
+        assert ours.keys() == theirs.keys()
+        assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
+
+
+@pytest.mark.slow
+def test_a_run_killed_and_signalled_again_and_again_ends_as_one_never_stopped(small: Path, tmp_path: Path) -> None:
+    options = (*OPTIONS, "--modalities", "audio,text", "--batch-size", "1")
+    arguments = (
+        "train",
+        "--shards",
+        small,
+        *options,
+        "--epochs",
+        "12",
+        "--checkpoint-steps",
+        "7",
+        "--ema-decay",
+        "0.99",
+        "--patience",
+        "99",
+    )
+    whole = mmsent(*arguments, "--out", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    rng = random.Random(5)
+    run = tmp_path / "killed"
+    num_stopped = 0
+    for number in range(8):
+        process = start_mmsent(*arguments, "--out", run, "--resume")
+        while process.poll() is None and len(list(run.glob("tensorboard/*"))) <= number:
+            time.sleep(0.002)  # until it trains
+        time.sleep(rng.uniform(0, 0.5))  # in the first batch, a step, a save, an evaluation
+        signum = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[number % 3]
+        process.send_signal(signum)
+        said, _ = process.communicate(timeout=30)
+        assert process.returncode in (0, -signum if signum == signal.SIGKILL else 128 + signum), said
+        assert "Traceback" not in said
+        assert left_alive(process.pid) == []
+        num_stopped += process.returncode != 0
+    assert num_stopped >= 3
+    last = mmsent(*arguments, "--out", run, "--resume")
+    assert last.returncode == 0, last.stderr
+    assert_same_run(run, tmp_path / "whole")
+    assert not list(run.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_middle_of_a_long_first_step_saves_within_seconds(
+    large: Path, tmp_path: Path, signum: signal.Signals
+) -> None:
+    run = tmp_path / "run"
+    process = start_mmsent("train", "--shards", large, *OPTIONS, "--batch-size", "16", "--out", run, "--epochs", "1")
+    while not (run / "run.json").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    time.sleep(2)  # the step has begun
+    began = time.monotonic()
+    process.send_signal(signum)
+    said, _ = process.communicate(timeout=60)
+    assert time.monotonic() - began < 15
+    assert process.returncode == 128 + signum
+    assert "--resume" in said
+    assert [path.name for path in checkpoint_paths(run)] == ["step-00000000.safetensors"]
+    assert left_alive(process.pid) == []
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_quits_at_once(large: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start_mmsent("train", "--shards", large, *OPTIONS, "--batch-size", "16", "--out", run, "--epochs", "1")
+    while not (run / "run.json").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1.2)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert time.monotonic() - began < 2
+    assert process.returncode == 128 + signal.SIGINT
