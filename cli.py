@@ -883,11 +883,23 @@ def bench_command(
     text_encoder: Annotated[
         str, typer.Option(help="Of the model that is trained: a Hugging Face name, a folder, or `scratch`.")
     ] = _MODEL.text_encoder,
+    text_pooling: Annotated[TextPooling, typer.Option(help="What is taken of its output.")] = _MODEL.text_pooling,
+    video_encoder: Annotated[
+        VideoEncoderName, typer.Option(help="Of that model: a video model of torchvision.")
+    ] = _MODEL.video_encoder,
     video_weights: Annotated[
-        str, typer.Option(help="Of r3d_18: `kinetics`, `none` for random ones, or a state dict.")
+        str, typer.Option(help="Of the video encoder: `kinetics`, `none` for random ones, or a state dict.")
     ] = _MODEL.video_weights,
+    modalities: Annotated[str, typer.Option(help="What the model looks at, with commas.")] = ",".join(MODALITIES),
+    train_encoders: Annotated[
+        str, typer.Option(help="Pre-trained encoders to train too: `video`, `text` or `video,text`.")
+    ] = "",
     batch_size: Annotated[int, typer.Option(help="Samples of a batch.")] = _TRAIN.batch_size,
+    accumulation_steps: Annotated[
+        int, typer.Option(help="Parts in which the trainer computes a step.")
+    ] = _TRAIN.accumulation_steps,
     precision: Annotated[Precision, typer.Option(help="Of the trainer's forward pass.")] = _TRAIN.precision,
+    compile_encoders: Annotated[bool, typer.Option("--compile", help="Compile the encoders.")] = _TRAIN.compile,
     readers: Annotated[int, typer.Option(help="Loader threads of the trainer.")] = _TRAIN.num_readers,
     samples: Annotated[int, typer.Option(help="How many samples the loaders read in a round, about.")] = 2000,
     seconds: Annotated[float, typer.Option(help="How long the trainer is timed in a round, about.")] = 5.0,
@@ -914,20 +926,38 @@ def bench_command(
         raise typer.BadParameter("--samples, --rounds and --seconds must be above 0")
     if plot is not None and (plot.suffix.lower() != ".png" or not plot.parent.is_dir()):
         raise typer.BadParameter("--plot must be a PNG in a folder that exists")
-    model_config = _checked(lambda: ModelConfig(text_encoder=text_encoder, video_weights=video_weights))
-    train_config = _checked(lambda: TrainConfig(batch_size=batch_size, precision=precision, num_readers=readers))
+    chosen, trained = _names("modalities", modalities), _names("train-encoders", train_encoders)
+    model_config = _checked(
+        lambda: ModelConfig(
+            modalities=tuple(name for name in MODALITIES if name in chosen),
+            text_encoder=text_encoder,
+            text_pooling=text_pooling,
+            video_encoder=video_encoder,
+            video_weights=video_weights,
+            train_encoders=tuple(name for name in MODALITIES if name in trained),
+        )
+    )
+    train_config = _checked(
+        lambda: TrainConfig(
+            batch_size=batch_size,
+            accumulation_steps=accumulation_steps,
+            precision=precision,
+            compile=compile_encoders,
+            num_readers=readers,
+        )
+    )
     if is_url(shards):
         then = "copy the shards to a disk of this machine first, or look at `wait` in `mmsent train --shards URL`"
         raise ShardError(describe("bench measures shards on this machine, not behind a URL", file=shards, then=then))
-    chosen = open_split(shards, split)
-    measured_on = {"machine": describe_machine(), "samples": describe_samples(chosen, batch_size=batch_size)}
+    opened = open_split(shards, split)
+    measured_on = {"machine": describe_machine(), "samples": describe_samples(opened, batch_size=batch_size)}
     tried = sorted({*range(1, min(4, max(2, _num_cores())) + 1), readers})
-    ways = loader_ways(chosen, num_samples=samples, batch_size=batch_size, readers=tried)
-    with file_ways(chosen, batch_size=batch_size) as from_files, _progress_by_name() as on_progress:
+    ways = loader_ways(opened, num_samples=samples, batch_size=batch_size, readers=tried)
+    with file_ways(opened, batch_size=batch_size) as from_files, _progress_by_name() as on_progress:
         ways += from_files
         if raw is not None:
             ways += on_the_fly_ways(raw, num_clips=12)
-        ways += train_ways(chosen, model_config=model_config, train_config=train_config, seconds=seconds)
+        ways += train_ways(opened, model_config=model_config, train_config=train_config, seconds=seconds)
         timings = measure(ways, rounds=rounds, on_progress=partial(on_progress, "measuring"))
     words = verdict(timings)
     if plot is not None:

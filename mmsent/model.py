@@ -4,7 +4,8 @@ Shape letters: B samples to be judged, R rows of a batch, n rows that have a mod
 D feature width, K classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from mmsent.video_encoder import RESNETS, VideoEncoder, check_clip_size, load_vi
 from mmsent.weights import load_part, weights_sha256
 from shards.errors import describe
 from shards.foreign import UNKNOWN
-from shards.schema import SCRATCH, Encoding, FeatureSpec, LabelSet, Modality, TextSpec
+from shards.schema import MODALITIES, SCRATCH, Encoding, FeatureSpec, LabelSet, Modality, TextSpec
 
 __all__ = ["MultimodalModel"]
 
@@ -257,20 +258,35 @@ def _encoder(
     """Build an encoder, without a backbone where its output is there with a width above 0."""
     feature_dim, dropout = config.feature_dim, config.encoder_dropout
     if name == "audio":
-        audio = None if encoded_width else AudioBackbone(num_mels=spec.audio.num_mels)
+        with _drawn_apart(name):
+            audio = None if encoded_width else AudioBackbone(num_mels=spec.audio.num_mels)
         return AudioEncoder(audio, width=encoded_width or AUDIO_WIDTH, feature_dim=feature_dim, dropout=dropout)
     if name == "video":
         video, width = None, encoded_width
         if not encoded_width:
             check_clip_size(config.video_encoder, spec.video)
-            video, width = load_video_model(config.video_encoder, config.video_weights if pretrained else "none")
+            with _drawn_apart(name):
+                video, width = load_video_model(config.video_encoder, config.video_weights if pretrained else "none")
         return VideoEncoder(config.video_encoder, video, width=width, feature_dim=feature_dim, dropout=dropout)
     text, width = None, encoded_width
     if not encoded_width:
         text_config = None if pretrained else text_config
-        text = load_text_model(config.text_encoder, pooling=config.text_pooling, config=text_config, spec=spec.text)
+        with _drawn_apart(name):
+            text = load_text_model(config.text_encoder, pooling=config.text_pooling, config=text_config, spec=spec.text)
         width = text.config.hidden_size
     return TextEncoder(text, pooling=config.text_pooling, width=width, feature_dim=feature_dim)
+
+
+@contextmanager
+def _drawn_apart(name: Modality) -> Iterator[None]:
+    """Draw the random weights of a backbone without moving on the numbers that all else is drawn from.
+
+    So a model of encoded shards starts from the very heads that it would have on raw ones.
+    """
+    seed = (torch.initial_seed() + 1 + MODALITIES.index(name)) % 2**63
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def _check_encoding(name: Modality, config: ModelConfig, encoding: Encoding) -> None:

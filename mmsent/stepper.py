@@ -92,7 +92,7 @@ class Stepper:
             batch: This rank's share, which may be empty.
             global_size: Samples of all ranks together.
         """
-        torch.manual_seed(_step_seed(self._config.seed, self.num_steps, self._world.rank))
+        _seed_device(_step_seed(self._config.seed, self.num_steps, self._world.rank), self._device)
         if self._loss.is_weighted:
             weight = self._world.sum_(self._loss.weight(batch.labels))
         else:
@@ -196,6 +196,17 @@ class Stepper:
 def _step_seed(seed: int, step: int, rank: int) -> int:
     """Return the seed of a step's random numbers, of 63 bits."""
     return int(stream_keys(seed, _STEP, step, rank)[0]) >> 1
+
+
+def _seed_device(seed: int, device: torch.device) -> None:
+    """Begin the random numbers of one device anew.
+
+    `torch.manual_seed` does it for all kinds of device; without a GPU it notes each call, with a stack trace, in a list
+    that grows for ever (`torch.cuda._lazy_call`).
+    """
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
 
 
 _STEP = 200
