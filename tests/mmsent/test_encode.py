@@ -372,6 +372,20 @@ def test_an_encoder_that_gives_no_numbers_is_an_error_and_leaves_no_shard(
     assert not list((tmp_path / "out").glob("*/*.tar"))
 
 
+def test_a_split_whose_shards_are_being_made_again_is_unfinished(
+    shards: Path, made: Path, tmp_path: Path, encoders: Encoders
+) -> None:
+    out = shutil.copytree(made, tmp_path / "out")
+    state = torch.load(encoders.video)
+    state["stem.0.weight"][:] = torch.nan
+    torch.save(state, tmp_path / "broken.pth")
+    with pytest.raises(EncoderError, match="not finite"):
+        encode(shards, out, replace(encoders.config(), video_weights=str(tmp_path / "broken.pth")), remake=True)
+    assert not (out / "train" / INDEX_NAME).exists()
+    encode(shards, out, encoders.config(), remake=True)
+    assert content(out) == content(made)
+
+
 def test_modalities_can_be_encoded_one_after_the_other_but_none_twice(
     shards: Path, made: Path, tmp_path: Path, encoders: Encoders
 ) -> None:

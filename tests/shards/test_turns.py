@@ -63,6 +63,17 @@ def test_rows_are_the_samples_asked_for_and_each_earlier_one_once(
     assert samples[len(asked) :].tolist() == sorted(needed - set(asked.tolist()))
 
 
+@settings(deadline=None, max_examples=100)
+@example(numbers=[1, 2, 1], num_turns=3)
+@given(numbers=st.lists(st.integers(0, 2), min_size=1, max_size=12), num_turns=st.integers(1, 5))
+def test_a_dialogue_begins_anew_after_a_sample_of_another(numbers: list[int], num_turns: int) -> None:
+    dialogues = np.array(numbers, dtype=np.uint64)
+    asked = np.arange(len(numbers))
+    samples, window = rows_of_turns(asked, dialogues=dialogues, num_turns=num_turns)
+    assert samples.tolist() == asked.tolist()
+    assert window.tolist() == [naive_turns(sample, dialogues, num_turns) for sample in asked.tolist()]
+
+
 def test_the_example_of_the_documentation_is_true() -> None:
     samples, window = rows_of_turns(np.array([3, 2]), dialogues=np.array([7, 8, 8, 8], dtype=np.uint64), num_turns=2)
     assert (samples.tolist(), window.tolist()) == ([3, 2, 1], [[1, 0], [2, 1]])
