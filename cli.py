@@ -777,6 +777,14 @@ def train_command(
     for option, wanted, name in (("crop-and-flip", crop_and_flip, "video"), ("spec-augment", spec_augment, "audio")):
         if wanted and name not in chosen:
             raise typer.BadParameter(f"--{option} is for {name}, which --modalities leaves out")
+    for option, changed, name in (
+        ("text-pooling", text_pooling != _MODEL.text_pooling, "text"),
+        ("video-encoder", video_encoder != _MODEL.video_encoder, "video"),
+    ):
+        if changed and name not in chosen:
+            raise typer.BadParameter(f"--{option} is for {name}, which --modalities leaves out")
+    if fusion != _MODEL.fusion and len(chosen) == 1:
+        raise typer.BadParameter("--fusion is for several modalities")
     if modality_dropout and len(chosen) == 1:
         raise typer.BadParameter("--modality-dropout never hides the only modality there is")
     if seeds and seed != _TRAIN.seed:

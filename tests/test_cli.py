@@ -115,13 +115,41 @@ def test_a_folder_without_shards_says_which_command_makes_them(command: str, tmp
     assert "mmsent preprocess" in result.stderr
 
 
-def test_training_under_torchrun_is_refused_rather_than_done_twice(
+def test_one_of_several_processes_that_does_not_know_its_place_is_refused_rather_than_training_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = mmsent("train", "--shards", tmp_path, "--out", tmp_path / "run")
     assert result.returncode == 1
-    assert "several processes" in result.stderr
+    assert "torchrun" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--layer-decay", "0.9"), "for --train-encoders"),
+        (("--video-learning-rate", "1e-3", "--train-encoders", "text"), "for --train-encoders video"),
+        (("--crop-and-flip", "--modalities", "audio,text"), "for video"),
+        (("--spec-augment", "--modalities", "text"), "for audio"),
+        (("--modality-dropout", "0.1", "--modalities", "text"), "the only modality"),
+        (("--seed", "3", "--seeds", "0,1"), "--seed or --seeds"),
+        (("--seeds", "0,0"), "different numbers"),
+        (("--seeds", "a"), "different numbers"),
+        (("--text-pooling", "mean", "--modalities", "audio"), "for text"),
+        (("--video-encoder", "mc3_18", "--modalities", "audio"), "for video"),
+        (("--fusion", "gated", "--modalities", "audio"), "several modalities"),
+        (("--accumulation-steps", "64"), "no 64 parts"),
+        (("--ema-decay", "1"), "below 1"),
+    ],
+)
+def test_an_option_of_train_that_would_have_no_effect_is_wrong_usage(
+    options: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    arguments = ["train", "--shards", str(tmp_path), "--out", str(tmp_path / "run"), *options]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "300"})
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_readme_says_what_the_makefile_has() -> None:
