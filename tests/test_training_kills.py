@@ -121,3 +121,21 @@ def test_a_second_ctrl_c_quits_at_once(large: Path, tmp_path: Path) -> None:
     process.communicate(timeout=60)
     assert time.monotonic() - began < 2
     assert process.returncode == 128 + signal.SIGINT
+
+
+@pytest.mark.slow
+def test_a_signal_while_the_encoders_are_compiled_saves_within_seconds(large: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = (*OPTIONS, "--batch-size", "2", "--epochs", "1", "--compile")
+    process = start_mmsent("train", "--shards", large, *options, "--out", run)
+    while not (run / "run.json").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    time.sleep(8)  # compiling r3d_18 takes minutes
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert time.monotonic() - began < 15
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert [path.name for path in checkpoint_paths(run)] == ["step-00000000.safetensors"]
+    assert left_alive(process.pid) == []

@@ -271,3 +271,77 @@ def test_a_damaged_history_is_named(shards: Path, tmp_path: Path) -> None:
 def test_evaluating_a_split_that_is_not_there_names_those_that_are(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="train, dev, test"):
         evaluate_run(shards, tmp_path, split="final")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # of torch's own use of itself
+def test_compiled_encoders_learn_as_others_do(shards: Path, tmp_path: Path) -> None:
+    plain = run(shards, tmp_path / "plain", model=replace(SMALL, modalities=("text",)))
+    compiled = run(
+        shards, tmp_path / "compiled", model=replace(SMALL, modalities=("text",)), config=replace(CONFIG, compile=True)
+    )
+    losses = [[epoch.train_loss for epoch in result.epochs] for result in (plain, compiled)]
+    # Dropout is drawn in another way in compiled code.
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+    assert losses[1][-1] < losses[1][0]
+    resumed = run(shards, tmp_path / "plain", model=replace(SMALL, modalities=("text",)), resume=True)
+    assert resumed.epochs == plain.epochs
+
+
+def test_a_profile_of_a_few_steps_is_left_beside_the_run(shards: Path, tmp_path: Path) -> None:
+    import json
+
+    train(shards, tmp_path / "run", model_config=SMALL, train_config=CONFIG, resume=False, profile=True)
+    trace = json.loads((tmp_path / "run" / "profile" / "trace.json").read_text())
+    assert any("Adam" in event.get("name", "") for event in trace["traceEvents"])
+    assert "aten::" in (tmp_path / "run" / "profile" / "operators.txt").read_text()
+
+
+@pytest.mark.parametrize("labels", ["order", "names"])
+def test_shards_with_labels_in_another_order_or_of_other_names_are_refused(
+    shards: Path, tmp_path: Path, labels: str
+) -> None:
+    """Indices would mean other classes: https://github.com/declare-lab/MELD/issues/51."""
+    import json
+
+    from shards.index import INDEX_NAME, read_index, write_index
+    from shards.schema import LabelSet
+
+    run(shards, tmp_path / "run", config=replace(CONFIG, max_epochs=1))
+    for split in ("train", "dev"):
+        index = read_index(shards / split)
+        emotion, *others = index.label_sets
+        names = emotion.names[::-1] if labels == "order" else (*emotion.names[:-1], "astonishment")
+        changed = LabelSet(task=emotion.task, names=names)
+        write_index(shards / split, replace(index, label_sets=(changed, *others)))
+        assert json.loads((shards / split / INDEX_NAME).read_text())["label_sets"][0]["names"] == list(names)
+    with pytest.raises(SpecMismatchError, match="labels of emotion"):
+        run(shards, tmp_path / "run", resume=True)
+    with pytest.raises(SpecMismatchError, match="labels of emotion"):
+        evaluate_run(shards, tmp_path / "run", split="dev")
+
+
+def test_a_run_whose_frozen_weights_are_gone_or_others_is_refused(shards: Path, tmp_path: Path) -> None:
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path / "scratch"
+    BertModel(
+        BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    ).save_pretrained(folder)
+    model = replace(SMALL, text_encoder=str(folder))
+    run(shards, tmp_path / "run", model=model, config=replace(CONFIG, max_epochs=1))
+    frozen = tmp_path / "run" / "frozen.safetensors"
+    raw = frozen.read_bytes()
+    frozen.write_bytes(raw[:-4] + b"\0\0\0\1")
+    with pytest.raises(CheckpointError, match="not those that the run was trained with"):
+        run(shards, tmp_path / "run", model=model, resume=True)
+    frozen.unlink()
+    with pytest.raises(CheckpointError, match=r"lacks frozen\.safetensors"):
+        evaluate_run(shards, tmp_path / "run", split="test")
+
+
+def test_weights_of_a_video_encoder_that_are_not_there_are_refused_by_path(shards: Path, tmp_path: Path) -> None:
+    model = replace(MODEL, video_weights=str(tmp_path / "r3d_18.pth"))
+    with pytest.raises(EncoderError, match=r"(?s)cannot be read.*r3d_18\.pth.*next: "):
+        run(shards, tmp_path / "run", model=model)
+    assert not (tmp_path / "run").exists()
