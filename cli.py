@@ -616,7 +616,8 @@ def train_command(
     accumulation_steps: Annotated[
         int,
         typer.Option(
-            help="Parts in which a step is computed: so many times less memory.", rich_help_panel=_OPTIMISER_PANEL
+            help="Parts in which a step is computed, for less memory; batch normalisation sees one at a time.",
+            rich_help_panel=_OPTIMISER_PANEL,
         ),
     ] = _TRAIN.accumulation_steps,
     learning_rate: Annotated[
@@ -1025,6 +1026,8 @@ def _training_progress(
                 progress.console.print(epoch_line(result), highlight=False, soft_wrap=True)
 
         def on_exit(line: str) -> None:
+            if not shown:
+                return
             stderr.show_cursor(True)  # the process ends without unwinding, and the bar has hidden it
             stderr.print(f"\n{escape(line)}", highlight=False, soft_wrap=True)
 

@@ -70,7 +70,10 @@ class _Draws:
         keys = (stream_keys(self._seed, purpose, self._epoch, number) for number in range(count))
         drawn = np.stack([uniform(self._samples, keys=key) for key in keys], axis=1)
         rounded = np.floor(drawn * 2**24) / 2**24  # down, or float32 would make 1 of the highest
-        return torch.from_numpy(rounded.astype(np.float32)).to(self._device)
+        draws = torch.from_numpy(rounded.astype(np.float32))
+        if self._device.type == "cuda":
+            draws = draws.pin_memory()  # from elsewhere the copy would wait for the GPU
+        return draws.to(self._device, non_blocking=True)
 
 
 def _crop_and_flip(frames: Tensor, draws: Tensor) -> Tensor:
@@ -91,7 +94,8 @@ def _crop_and_flip(frames: Tensor, draws: Tensor) -> Tensor:
     theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale[:, 0] * mirror, scale[:, 1], shift
     images = frames.flatten(1, 2).float()  # (R, C * T, H, W)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False).view(frames.shape)
+    taken = F.grid_sample(images, grid, padding_mode="border", align_corners=False).view(frames.shape)
+    return taken.contiguous(memory_format=torch.channels_last_3d)
 
 
 def _hidden(logmel: Tensor, num_hops: Tensor, draws: Tensor) -> Tensor:

@@ -151,7 +151,7 @@ class _TrainBench:
 
     def _new_stepper(self) -> Stepper:
         precision = resolve_precision(self._train_config.precision, self._device)
-        model = new_model(self._split, self._model_config, self._train_config).to(self._device)
+        model = new_model(self._split, self._model_config, self._train_config).place(self._device, precision)
         stepper = new_stepper(
             model, self._split, self._train_config, self._device, precision, steps_per_epoch=len(self._loader)
         )

@@ -154,7 +154,8 @@ class TrainConfig(_Plain):
     ema_decay: float = 0.0
     """Validate and keep a moving average of the weights with this decay per step; 0 is without it."""
     accumulation_steps: int = 1
-    """Parts in which the batch of a step is computed one after the other: so many times less memory for activations."""
+    """Parts in which the batch of a step is computed one after the other: so many times less memory for activations.
+    Batch normalisation, of the audio branch and of a video network that is trained, then sees a part at a time."""
     compile: bool = False
     """Compile the encoders by `torch.compile`: slower to start, faster to go on."""
     precision: Precision = "auto"

@@ -4,7 +4,7 @@ Shape letters: B batch, K classes.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,10 +14,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmsent.errors import TrainingError
+from mmsent.errors import PeerError, TrainingError
 from shards.errors import describe
 
-__all__ = ["ALONE", "Agreement", "World", "joined", "sum_with_gradient", "world_from_environment"]
+__all__ = ["ALONE", "Agreement", "World", "joined", "peer_trouble", "sum_with_gradient", "world_from_environment"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,15 +37,22 @@ class World:
     def sum_(self, tensor: Tensor) -> Tensor:
         """Add up a tensor over all ranks, in place, and return it."""
         if self.size > 1:
-            with _peer_trouble():
+            with peer_trouble():
                 dist.all_reduce(tensor)
         return tensor
+
+    def copy_of_first_(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors with those of rank 0."""
+        if self.size > 1:
+            with peer_trouble():
+                for tensor in tensors:
+                    dist.broadcast(tensor, src=0)
 
     def text_of_first(self, text: str) -> str:
         """Return the text that rank 0 gives; what the others give is not looked at."""
         if self.size == 1:
             return text
-        with _peer_trouble():
+        with peer_trouble():
             content = torch.tensor(list(text.encode()), dtype=torch.uint8)
             size = torch.tensor([len(content)])
             dist.broadcast(size, src=0)
@@ -57,7 +64,8 @@ class World:
     def wrapped(self, model: nn.Module) -> nn.Module:
         """Return a module that averages the gradients of `model` over the ranks in its backward pass.
 
-        Buffers are left alone: the audio branch takes its batch statistics over all ranks, so they are alike.
+        Buffers are left alone: the audio branch takes its batch statistics over all ranks, and what a video network has
+        counted of its own clips is made one before it is evaluated.
         """
         if self.size == 1:
             return model
@@ -68,31 +76,31 @@ ALONE = World()
 
 
 class Agreement:
-    """A question that all ranks answer at every step, with "yes" as soon as one of them says so.
+    """A number that all ranks say at every step, of which each hears the largest at the next one.
 
-    Answers travel while the step computes, by way of the CPU, and are read at the next one: nobody waits for them.
+    Numbers travel while the step computes, by way of the CPU: nobody waits for them.
     """
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._answer = torch.zeros(1)
+        self._said = torch.zeros(1, dtype=torch.int64)
         self._under_way: dist.Work | None = None
 
-    def ask(self, yes: bool) -> bool:
-        """Say "yes" or "no" for this step; return whether any rank said "yes" at the step before.
+    def say(self, number: int) -> int:
+        """Say a number for this step; return the largest that any rank said at the step before, or alone the number.
 
         Raises:
-            TrainingError: if another rank is gone.
+            PeerError: if another rank is gone.
         """
         if self._world.size == 1:
-            return yes
-        with _peer_trouble():
-            agreed = False
+            return number
+        with peer_trouble():
+            agreed = 0
             if self._under_way is not None:
                 self._under_way.wait()
-                agreed = bool(self._answer)
-            self._answer = torch.tensor([float(yes)])
-            self._under_way = dist.all_reduce(self._answer, op=dist.ReduceOp.MAX, async_op=True)
+                agreed = int(self._said)
+            self._said = torch.tensor([number])
+            self._under_way = dist.all_reduce(self._said, op=dist.ReduceOp.MAX, async_op=True, group=_groups.agreements)
         return agreed
 
 
@@ -119,19 +127,51 @@ def joined(world: World) -> Iterator[None]:
     if world.size == 1:
         yield
         return
-    with _peer_trouble():
-        backend = "gloo"
-        if torch.cuda.is_available():
-            if world.local_rank >= torch.cuda.device_count():
-                what = f"this is process {world.local_rank + 1} of a machine with {torch.cuda.device_count()} GPUs"
-                raise TrainingError(describe(what, then="start as many processes per machine as it has GPUs"))
-            torch.cuda.set_device(world.local_rank)
-            backend = "cpu:gloo,cuda:nccl"
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(_gpu_of(world))
+        backend = "cpu:gloo,cuda:nccl"
+    try:
         dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=_PATIENCE)
+        _groups.agreements = dist.new_group(backend="gloo")
+        _groups.sums = dist.new_group(backend=backend)
+    except RuntimeError as exc:
+        what = f"the processes of the run cannot meet: {str(exc).strip().splitlines()[0]}"
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        then = f"see that all of them are started, and that {where} is free and can be reached"
+        raise TrainingError(describe(what, then=then)) from exc
     try:
         yield
     finally:
+        _groups.agreements = _groups.sums = None
         dist.destroy_process_group()
+
+
+def _gpu_of(world: World) -> int:
+    """Return the number of a process's GPU: its own, or the only one that the launcher lets it see.
+
+    Raises:
+        TrainingError: if the machine has fewer GPUs than processes.
+    """
+    count = torch.cuda.device_count()
+    if count == 1:
+        return 0
+    if world.local_rank >= count:
+        what = f"process {world.local_rank + 1} of this machine has no GPU: it sees {count}"
+        raise TrainingError(describe(what, then="start as many processes per machine as it has GPUs"))
+    return world.local_rank
+
+
+@dataclass(slots=True)
+class _Groups:
+    """Lines of their own for what may be exchanged at any time beside the gradients."""
+
+    agreements: dist.ProcessGroup | None = None
+    sums: dist.ProcessGroup | None = None
+
+
+_groups = _Groups()
+"""There is one set of processes at a time, as in `torch.distributed` itself."""
 
 
 def sum_with_gradient(tensor: Tensor) -> Tensor:
@@ -148,15 +188,14 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(_: object, tensor: Tensor) -> Tensor:
         summed = tensor.clone()
-        with _peer_trouble():
-            dist.all_reduce(summed)
+        with peer_trouble():
+            dist.all_reduce(summed, group=_groups.sums)
         return summed
 
     @staticmethod
     def backward(_: object, gradient: Tensor) -> Tensor:
         gradient = gradient.contiguous().clone()
-        with _peer_trouble():
-            dist.all_reduce(gradient)
+        dist.all_reduce(gradient, group=_groups.sums)
         return gradient
 
 
@@ -165,12 +204,18 @@ _PATIENCE = timedelta(minutes=30)
 
 
 @contextmanager
-def _peer_trouble() -> Iterator[None]:
-    """Say in our words that another rank is gone."""
+def peer_trouble() -> Iterator[None]:
+    """Say in our words that another rank is gone; what else goes wrong is raised as it is.
+
+    Raises:
+        PeerError: if it is.
+    """
     try:
         yield
     except RuntimeError as exc:
+        if not isinstance(exc, dist.DistBackendError | dist.DistNetworkError) and "gloo" not in str(exc).lower():
+            raise
         reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
         what = f"another process of the run ended or cannot be reached: {reason}"
         then = "look for the first error among the messages of all ranks, then start again with `--resume`"
-        raise TrainingError(describe(what, then=then)) from exc
+        raise PeerError(describe(what, then=then)) from exc

@@ -2,7 +2,7 @@
 
 from shards.errors import ExpectedError
 
-__all__ = ["CheckpointError", "EncoderError", "TrainingError"]
+__all__ = ["CheckpointError", "EncoderError", "PeerError", "TrainingError"]
 
 
 class CheckpointError(ExpectedError):
@@ -15,3 +15,7 @@ class EncoderError(ExpectedError):
 
 class TrainingError(ExpectedError):
     """A run that cannot start or go on."""
+
+
+class PeerError(TrainingError):
+    """Another process of a run that is gone."""

@@ -1,5 +1,6 @@
 """Batches on the device, one ahead of the step that is computed."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
@@ -9,6 +10,9 @@ from mmsent.batch import Batch, to_device
 from shards.loader import HostBatch, LoaderState, ShardLoader
 
 __all__ = ["DeviceFeed", "Transfer", "ahead_by_one"]
+
+_STEPS_AHEAD = 2
+"""Steps that a GPU has been given and has not finished: enough that it never waits for the CPU."""
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -47,9 +51,15 @@ class DeviceFeed:
             batches = ahead_by_one(self._places(), lambda item: _Upload(*item, self._device, stream))
         else:
             batches = ((to_device(host, self._device), state) for host, state in self._places())
+        steps: deque[torch.cuda.Event] = deque()
         for batch, state in batches:
             self._state = state
             yield batch
+            if self._device.type == "cuda":  # or the CPU runs ahead by any number of steps, each holding its batch
+                steps.append(torch.cuda.Event())  # type: ignore[no-untyped-call]
+                steps[-1].record(torch.cuda.current_stream(self._device))
+                if len(steps) > _STEPS_AHEAD:
+                    steps.popleft().synchronize()
         self._state = self._loader.state()  # the next epoch
 
     def _places(self) -> Iterator[tuple[HostBatch, LoaderState]]:

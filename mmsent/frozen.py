@@ -65,7 +65,7 @@ class FrozenEncoders:
         self.encodings = encodings
         self.device = device
         self.precision = precision
-        self._model = model.to(device).eval()
+        self._model = model.place(device, precision).eval()
 
     @classmethod
     def of(

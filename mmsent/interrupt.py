@@ -23,22 +23,27 @@ _LOG = logging.getLogger(__name__)
 _GRACE_SECONDS = 3.0
 """In which the main thread may come to an orderly end after the save."""
 
+_PATIENCE_SECONDS = 120.0
+"""The same on a rank that saves nothing: the launcher ends the rank that saves as soon as another one is gone."""
+
 _SAME_SECONDS = 1.0
 """Between two signals that are one: torchrun passes on what the terminal has sent to all processes already."""
 
 
 class SignalWatch:
-    """While it is entered, a first SIGINT or SIGTERM saves and asks the main thread to end; a second one quits.
+    """While it is entered, a first SIGINT or SIGTERM saves and asks the main thread to end; a second SIGINT quits.
+
+    A second SIGTERM is not heeded: launchers send it to what is left as soon as one process has ended.
 
     Where the main thread does not come to an end in time, the process is ended once the save is done. Outside of the
     main thread, where Python allows no handlers, nothing is watched.
     """
 
-    def __init__(self, *, save: Callable[[], None], on_exit: Callable[[str], None]) -> None:
+    def __init__(self, *, save: Callable[[], None] | None, on_exit: Callable[[str], None]) -> None:
         """Prepare.
 
         Args:
-            save: Saves the state; called in a thread of its own.
+            save: Saves the state; called in a thread of its own. None on a rank that does not save.
             on_exit: Called with a line for the user right before the process is ended without unwinding.
         """
         self._save = save
@@ -65,13 +70,17 @@ class SignalWatch:
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
         return self
 
+    def wait_until_saved(self) -> None:
+        """Return when the save that a signal began is done; at once if there was no signal."""
+        if self._signum:
+            self._saved.wait()
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if not self._handlers:
             return
-        if self._signum:
-            self._saved.wait()  # whatever ends the main thread meanwhile: the other ranks' end, say
+        self.wait_until_saved()  # whatever ends the main thread meanwhile: the other ranks' end, say
         self._left.set()
         signal.set_wakeup_fd(self._old_descriptor)
         for number, handler in self._handlers.items():
@@ -91,19 +100,20 @@ class SignalWatch:
                     first = time.monotonic()
                     self._signum = number
                     threading.Thread(target=self._act, name="save", daemon=True).start()
-                elif time.monotonic() - first > _SAME_SECONDS:
+                elif number == signal.SIGINT and time.monotonic() - first > _SAME_SECONDS:
                     self._on_exit("stopped at once; what was saved last is still there")
                     os._exit(128 + number)
 
     def _act(self) -> None:
         name = signal.Signals(self._signum).name
-        _LOG.info("%s: saving, then stopping; a second one stops at once", name)
-        try:
-            self._save()
-        except Exception as exc:  # it is raised in the main thread
-            self._failure = exc
+        if self._save is not None:
+            _LOG.info("%s: saving, then stopping; a second Ctrl-C stops at once", name)
+            try:
+                self._save()
+            except Exception as exc:  # it is raised in the main thread
+                self._failure = exc
         self._saved.set()
-        if self._left.wait(_GRACE_SECONDS):
+        if self._left.wait(_PATIENCE_SECONDS if self._save is None else _GRACE_SECONDS):
             return
         if self._failure is None:
             self._on_exit(f"stopped by {name} in the middle of a step; go on with --resume")

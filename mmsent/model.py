@@ -18,6 +18,7 @@ from mmsent.config import ModelConfig, TrainConfig
 from mmsent.errors import EncoderError
 from mmsent.fusion import DialogueGru, GatedFusion
 from mmsent.learning_rates import layer_groups
+from mmsent.precision import ResolvedPrecision, set_tf32
 from mmsent.text_encoder import TextEncoder, load_text_model
 from mmsent.video_encoder import RESNETS, VideoEncoder, check_clip_size, load_video_model
 from mmsent.weights import load_part, weights_sha256
@@ -101,8 +102,6 @@ class MultimodalModel(nn.Module):
             judged = self.dialogue(fused, batch.window[:, -self.config.dialogue_turns :])
         else:
             judged = fused[: len(batch)]
-        if idle := self._idle(batch):
-            judged = judged + 0 * torch.stack([parameter.sum() for parameter in idle]).sum()
         return {task: self.heads[f"{task}_head"](judged).float() for task in self._tasks}
 
     def encode(self, name: Modality, batch: Batch) -> Tensor:
@@ -114,6 +113,14 @@ class MultimodalModel(nn.Module):
         super().train(mode)
         for name in self._frozen:
             self._backbone(name).eval()
+        return self
+
+    def place(self, device: torch.device, precision: ResolvedPrecision) -> "MultimodalModel":
+        """Move the model to a device, as it computes fastest there: TF32, and channels-last weights on a GPU."""
+        set_tf32(device)
+        self.to(device)
+        if device.type == "cuda" and precision != "fp32":
+            self.use_channels_last()
         return self
 
     def use_channels_last(self) -> None:
@@ -168,10 +175,17 @@ class MultimodalModel(nn.Module):
         return {name: weights_sha256(self._backbone(name)) for name in self.frozen_modalities}
 
     def compile_encoders(self) -> None:
-        """Compile the backbones of video and text at their first use, for any number of rows and tokens."""
-        for name in self.config.modalities:
-            if name != "audio" and name not in self._encoded:
-                self._backbone(name).compile(dynamic=True)
+        """Compile the backbones of video and text at their first use, for any number of rows and tokens.
+
+        Raises:
+            EncoderError: if the model has none.
+        """
+        names = [name for name in self.config.modalities if name != "audio" and name not in self._encoded]
+        if not names:
+            what = "there is nothing to compile: the model has no backbone of video or text"
+            raise EncoderError(describe(what, then="leave out `--compile`"))
+        for name in names:
+            self._backbone(name).compile(dynamic=True)
 
     def text_config(self) -> dict[str, Any] | None:
         """Return the Hugging Face config of the text encoder, with which a checkpoint is rebuilt without a network."""
@@ -213,7 +227,8 @@ class MultimodalModel(nn.Module):
             pooled: Tensor = encoder.encode(_rows_of(batch.logmel, rows), _rows_of(batch.num_hops, rows), hidden)
             return pooled
         if not len(rows):
-            return torch.zeros(0, encoder.width, device=rows.device)
+            empty = torch.zeros(0, encoder.width, device=rows.device)
+            return empty if name in self._frozen else empty + self._nothing(name)
         arrays = (batch.frames,) if name == "video" else (batch.tokens, batch.token_mask)
         chosen = [_rows_of(array, rows) for array in arrays]
         output: Tensor
@@ -224,13 +239,14 @@ class MultimodalModel(nn.Module):
             output = encoder.encode(*chosen)
         return output.clone()  # what was made in inference mode can be no part of a graph
 
-    def _idle(self, batch: Batch) -> list[nn.Parameter]:
-        """List the parameters that are trained and that a batch has nothing for."""
-        idle = []
-        for name in self.config.modalities:
-            if name not in self._encoded and name != "audio" and not len(batch.rows[name]):
-                idle += [item for item in self._backbone(name).parameters() if item.requires_grad]
-        return idle
+    def _nothing(self, name: Modality) -> Tensor:
+        """Return a zero of which the trained parameters of a backbone are part, at the place where it would have run.
+
+        Ranks exchange gradients in the order in which they come; where the zero was added after the fusion, those of an
+        idle backbone came before what audio's batch normalisation exchanges, on other ranks after it, and they met.
+        """
+        sums = [item.sum() for item in self._backbone(name).parameters() if item.requires_grad]
+        return 0 * torch.stack(sums).sum()
 
 
 def _rows_of(array: Tensor, rows: Tensor) -> Tensor:
@@ -298,6 +314,10 @@ def _check_encoding(name: Modality, config: ModelConfig, encoding: Encoding) -> 
     if name in config.train_encoders:
         what = f"the shards hold {name} as outputs of {encoding.encoder!r}, which cannot be trained any more"
         then = f"give the shards that were encoded, or leave {name} out of `--train-encoders`"
+        raise EncoderError(describe(what, then=then))
+    if name == "video" and config.video_weights == "none":
+        what = f"the shards hold video as outputs of {encoding.encoder!r}, so no random weights are trained"
+        then = "leave out `--video-weights`, or give the shards that were encoded"
         raise EncoderError(describe(what, then=then))
     wanted = {"video": str(config.video_encoder), "text": _tokenizer_name(config.text_encoder)}
     if name in wanted and wanted[name] != _tokenizer_name(encoding.encoder):

@@ -15,9 +15,9 @@ __all__ = ["ResolvedPrecision", "autocast", "choose_device", "conv3d_autocast", 
 ResolvedPrecision = Literal["bf16", "fp16", "fp32"]
 
 
-def choose_device(local_rank: int = 0) -> torch.device:
-    """Return the GPU of a process of this machine if there are any, else the CPU."""
-    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+def choose_device() -> torch.device:
+    """Return the GPU of this process if there is one, else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def set_tf32(device: torch.device) -> None:

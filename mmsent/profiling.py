@@ -30,17 +30,22 @@ def profiled(directory: Path) -> Iterator[Callable[[], None]]:
         What to call after each step.
     """
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
-    written = False
+    num_steps = 0
 
     def write(profiler: profile) -> None:
-        nonlocal written
+        if num_steps < _SKIPPED + _WARM + _TAKEN:
+            return  # the run ended within them
         directory.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(directory / "trace.json"))
         by = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
         table = profiler.key_averages().table(sort_by=by, row_limit=40)
         (directory / "operators.txt").write_text(table)
         _LOG.info("profile of %d steps: %s", _TAKEN, directory)
-        written = True
+
+    def after_step() -> None:
+        nonlocal num_steps
+        num_steps += 1
+        profiler.step()
 
     with profile(
         activities=activities,
@@ -49,6 +54,6 @@ def profiled(directory: Path) -> Iterator[Callable[[], None]]:
         record_shapes=True,
         acc_events=True,  # with one cycle the same, and without a warning about more
     ) as profiler:
-        yield profiler.step
-    if not written:
+        yield after_step
+    if num_steps < _SKIPPED + _WARM + _TAKEN:
         _LOG.warning("no profile: the run made fewer than %d steps", _SKIPPED + _WARM + _TAKEN)

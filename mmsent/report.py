@@ -82,7 +82,8 @@ def evaluate_run(shards: str | Path, run: Path, *, split: str, cache: ShardCache
         modalities=checkpoint.model_config.modalities,
         dialogue_turns=checkpoint.model_config.dialogue_turns,
     )
-    predictions = predict(restore_model(checkpoint, run).to(device), loader, device=device, precision=precision)
+    model = restore_model(checkpoint, run).place(device, precision)
+    predictions = predict(model, loader, device=device, precision=precision)
     epochs = [EpochResult(**item) for item in checkpoint.state["history"]]
     evaluation = Evaluation(
         split=split,

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from mmsent.average import AveragedModel
 from mmsent.batch import Batch
 from mmsent.config import TrainConfig
-from mmsent.distributed import ALONE, World
+from mmsent.distributed import ALONE, World, peer_trouble
 from mmsent.losses import MultitaskLoss
 from mmsent.model import MultimodalModel
 from mmsent.precision import ResolvedPrecision, autocast
@@ -63,7 +63,10 @@ class Stepper:
         self._trained = [item for item in model.parameters() if item.requires_grad]
         self._optimizer = torch.optim.Adam(model.parameter_groups(config), fused=True)
         self._schedule = ReduceLROnPlateau(
-            self._optimizer, factor=config.plateau_factor, patience=config.plateau_patience
+            self._optimizer,
+            factor=config.plateau_factor,
+            patience=config.plateau_patience,
+            eps=0,  # torch's 1e-8 would keep rates that small, as layer decay makes them, from falling
         )
         self._scaler = torch.GradScaler(device.type, enabled=precision == "fp16")
         names = {name for name, _ in model.named_buffers()}
@@ -103,7 +106,7 @@ class Stepper:
         total = torch.zeros((), device=self._device)
         parts = list(_parts(batch, self._config.accumulation_steps))
         for number, part in enumerate(parts):
-            with self._gradients_kept(last=number == len(parts) - 1):
+            with self._gradients_kept(last=number == len(parts) - 1), peer_trouble():
                 with autocast(self._precision, self._device):
                     logits = self._wrapped(part)
                 loss = self._loss(logits, part.labels, weight=weight)
@@ -138,6 +141,15 @@ class Stepper:
         """Lower the learning rates if the schedule looks at the validation loss and that has stopped falling."""
         if self._config.schedule == "plateau":
             self._schedule.step(dev_loss)
+
+    def unite_buffers(self) -> None:
+        """Take rank 0's running statistics on all ranks, before they are evaluated: they are those that are saved."""
+        buffers = list(self._buffers.values())
+        if self.average is not None:
+            averaged = self.average.model.trained_state()
+            buffers += [averaged[name] for name in self._buffers]
+        self._world.copy_of_first_(buffers)
+        self._keep_buffers()
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors that a step changes, by name, as the last `update` left them; not copies."""

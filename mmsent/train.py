@@ -6,15 +6,15 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from mmsent.checkpoint import Checkpoint, check_fit, save_frozen
-from mmsent.checkpoints import checkpoint_paths, load_last_checkpoint
+from mmsent.checkpoint import Checkpoint, check_fit, load_checkpoint, save_frozen
+from mmsent.checkpoints import CHECKPOINTS, checkpoint_paths, load_last_checkpoint
 from mmsent.config import ModelConfig, TrainConfig
 from mmsent.distributed import ALONE, World
-from mmsent.errors import TrainingError
+from mmsent.errors import CheckpointError, TrainingError
 from mmsent.trainer import BEST, EpochResult, StepInfo, Trainer, TrainResult
 from shards.cache import ShardCache
 from shards.errors import ExpectedError, SpecMismatchError, describe
-from shards.index import publish
+from shards.index import publish, sweep
 from shards.reader import Split
 from shards.store import split_sources
 
@@ -23,9 +23,12 @@ __all__ = ["train"]
 _LOG = logging.getLogger(__name__)
 
 _FREE_TO_CHANGE = (
-    "max_epochs", "num_readers", "check", "checkpoint_steps", "keep_checkpoints", "early_stopping_patience",
+    "precision", "max_epochs", "num_readers", "check", "checkpoint_steps", "keep_checkpoints",
+    "early_stopping_patience",
 )  # fmt: skip
 """What may differ when a run goes on: none of it changes a step that was already made or the next one.
+
+What `precision` comes to is compared by the trainer: `auto` may mean what was asked for by name.
 
 With a linear schedule `max_epochs` does: the learning rates fall towards its end."""
 
@@ -77,6 +80,8 @@ def train(
         raise SpecMismatchError(describe(what, file=shards, then="make both with the same `mmsent preprocess`"))
     _check_augmentation(train_config, train_split)
     last = _last_of_all(run, resume=resume, world=world)
+    if world.is_first:
+        sweep(run)  # of a save that was killed
     if last is None:
         trainer = Trainer.new(
             train_split, dev_split, run, model_config=model_config, train_config=train_config, world=world
@@ -114,12 +119,19 @@ def _last_of_all(run: Path, *, resume: bool, world: World) -> Checkpoint | None:
         except ExpectedError:
             world.text_of_first("refused")
             raise
-        world.text_of_first("new" if last is None else "resumed")
+        world.text_of_first("new" if last is None else checkpoint_paths(run)[-1].name)
         return last
     found = world.text_of_first("")
     if found == "refused":
         raise TrainingError(describe("rank 0 cannot start the run", then="see its message"))
-    return load_last_checkpoint(run) if found == "resumed" else None
+    if found == "new":
+        return None
+    try:
+        return load_checkpoint(run / CHECKPOINTS / found)
+    except CheckpointError as exc:
+        then = "give an --out that all machines of the run see"
+        what = f"rank {world.rank} cannot read the checkpoint from which rank 0 goes on: {exc}"
+        raise CheckpointError(describe(what.partition("\n")[0], file=run / CHECKPOINTS / found, then=then)) from exc
 
 
 def _last_checkpoint(run: Path, *, resume: bool) -> Checkpoint | None:

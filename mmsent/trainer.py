@@ -24,7 +24,7 @@ from mmsent.checkpoint import Checkpoint, restore_model, save_checkpoint
 from mmsent.checkpoints import save_step_checkpoint
 from mmsent.config import ModelConfig, TrainConfig
 from mmsent.distributed import ALONE, Agreement, World
-from mmsent.errors import TrainingError
+from mmsent.errors import PeerError, TrainingError
 from mmsent.evaluate import predict, score
 from mmsent.feed import DeviceFeed
 from mmsent.hints import FrozenClock
@@ -32,7 +32,7 @@ from mmsent.interrupt import SignalWatch
 from mmsent.losses import MultitaskLoss
 from mmsent.model import MultimodalModel
 from mmsent.ordering import training_order
-from mmsent.precision import ResolvedPrecision, choose_device, resolve_precision, set_tf32
+from mmsent.precision import ResolvedPrecision, choose_device, resolve_precision
 from mmsent.profiling import profiled
 from mmsent.statistics import logmel_statistics
 from mmsent.stepper import Stepper
@@ -135,10 +135,10 @@ class Trainer:
         train_config: TrainConfig,
         world: World = ALONE,
     ) -> None:
-        self.device = choose_device(world.local_rank)
+        self.device = choose_device()
         self.precision = resolve_precision(train_config.precision, self.device)
         self.config = train_config
-        self.model = model.to(self.device)
+        self.model = model.place(self.device, self.precision)
         self.world = world
         self._run = run
         self._counts = train_split.label_counts()
@@ -161,6 +161,8 @@ class Trainer:
         self._place = _Place(loader=self._feed.state())
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)  # of the epoch, over its samples
         self._saved_steps = -1
+        self._mean_loss = 0.0  # of the epoch, at the last look
+        self._signum = 0
         self._frozen_sha256 = model.frozen_sha256()
 
     @classmethod
@@ -218,7 +220,9 @@ class Trainer:
         from torch.utils.tensorboard import SummaryWriter
 
         with ExitStack() as stack:
-            self._watch = stack.enter_context(SignalWatch(save=self._save_for_signal, on_exit=on_exit))
+            save = self._save_for_signal if self.world.is_first else None
+            self._watch = stack.enter_context(SignalWatch(save=save, on_exit=on_exit))
+            stack.callback(self.__dict__.pop, "_watch")  # it holds the trainer, with all of its memory
             board = (
                 stack.enter_context(SummaryWriter(self._run / "tensorboard", purge_step=len(self._place.history)))
                 if self.world.is_first
@@ -234,18 +238,21 @@ class Trainer:
                     if board is not None:
                         _write_board(board, result)
                     on_epoch(result)
+                if self.world.size == 1:
+                    self._signum = self._watch.signum  # it came after the last step: other runs are not to begin
             except _StopAsked:
                 self._save_for_signal()  # a signal to another rank alone has saved nothing yet
-            except ExpectedError:
-                if self._is_finite():
-                    self._save_for_signal()  # a damaged shard, a rank that died: no step that was made is lost
+            except ExpectedError as exc:
+                # A damaged shard, a rank that died: no step that was made is lost. But on a GPU the weights lie behind
+                # an exchange of gradients that will never end.
+                if not (isinstance(exc, PeerError) and self.device.type == "cuda") and self._is_finite():
+                    self._save_for_signal()
                 raise
-            signum = self._watch.signum
         return TrainResult(
             epochs=self._place.history,
             best_epoch=max((result.epoch for result in self._place.history if result.best), default=None),
             stopped_early=self._stopped_early(),
-            signum=signum,
+            signum=self._signum,
             num_steps=self._stepper.num_steps,
             device=self.device.type,
             precision=self.precision,
@@ -282,13 +289,13 @@ class Trainer:
             self._step(batch)
             self._clock.look(batch, self._stepper.num_steps)
             after_step()
+            step = -(-self._place.loader.position // self.config.batch_size)
+            self._look(step, num_steps=num_steps)
             now = time.perf_counter()
             sums = self._place.sums
             sums = replace(sums, seconds=sums.seconds + now - clock, wait_seconds=sums.wait_seconds + waited)
             clock = now
             self._place = replace(self._place, sums=sums)
-            step = -(-self._place.loader.position // self.config.batch_size)
-            self._look(step)
             on_step(self._info(step=step, num_steps=num_steps))
             if step % self.config.checkpoint_steps == 0 and step < num_steps:
                 self._save()
@@ -301,6 +308,10 @@ class Trainer:
         loss = self.world.sum_(self._stepper.compute(batch, global_size=global_size))
         if self.device.type == "cpu":  # where looking costs nothing, before the weights are spoilt
             self._check_finite(float(loss))
+        if self.world.size == 1 and self._watch.signum:
+            self._watch.wait_until_saved()  # what is saved is the step before: this one is made again
+            self._signum = self._watch.signum
+            raise _StopAsked
         with self._lock:
             norm = self._stepper.update()
             self._loss_sum += loss.double() * global_size
@@ -311,12 +322,12 @@ class Trainer:
                 self._place, loader=state, sums=replace(sums, num_samples=sums.num_samples + global_size)
             )
 
-    def _look(self, step: int) -> None:
+    def _look(self, step: int, *, num_steps: int) -> None:
         """Take note of the loss, at every step on a CPU and now and then on a GPU, so that nobody waits for it."""
-        if self.device.type == "cpu" or step % _LOOK_STEPS == 0:
+        if self.device.type == "cpu" or step % _LOOK_STEPS == 0 or step == num_steps:
             loss = float(self._loss_sum)
             self._check_finite(loss)
-            self._place = replace(self._place, sums=replace(self._place.sums, loss=loss))
+            self._mean_loss = loss / max(self._place.sums.num_samples, 1)
 
     def _info(self, *, step: int, num_steps: int) -> StepInfo:
         sums = self._place.sums
@@ -324,13 +335,14 @@ class Trainer:
             epoch=len(self._place.history),
             step=step,
             num_steps=num_steps,
-            loss=sums.loss / max(sums.num_samples, 1),
+            loss=self._mean_loss,
             samples_per_second=sums.num_samples / max(sums.seconds, 1e-9),
             wait_share=sums.wait_seconds / max(sums.seconds, 1e-9),
         )
 
     def _finish_epoch(self) -> EpochResult:
         """Validate, keep the weights if they are the best so far, and save where the next epoch begins."""
+        self._stepper.unite_buffers()
         predictions = predict(
             self._stepper.evaluated_model,
             self._dev_loader,
@@ -359,6 +371,7 @@ class Trainer:
             self._stepper.end_epoch(predictions.loss)
             self._place = _Place(loader=self._feed.state(), history=(*history, result))
             self._loss_sum.zero_()
+            self._mean_loss = 0.0
             if result.best and self.world.is_first:
                 save_checkpoint(self._run / BEST, self._checkpoint(tensors=self._stepper.evaluated_tensors(), state={}))
             self._save_locked()
@@ -366,6 +379,7 @@ class Trainer:
         hint = self._clock.hint(
             epoch_seconds=sums.seconds,
             epoch_samples=sums.num_samples,
+            world_size=self.world.size,
             all_samples=len(self._loader.split) + len(self._dev_loader.split),
             shards=self._loader.split.source.location.rpartition("/")[0],
         )
@@ -385,7 +399,8 @@ class Trainer:
         return since_best >= self.config.early_stopping_patience
 
     def _end_if_asked(self) -> None:
-        if self._agreement.ask(bool(self._watch.signum)):
+        self._signum = self._agreement.say(self._watch.signum)
+        if self._signum:
             raise _StopAsked
 
     def _is_finite(self) -> bool:
@@ -460,6 +475,7 @@ class Trainer:
         self._feed.seek(place)
         sums = _Sums(**state["sums"])
         self._loss_sum.fill_(sums.loss)
+        self._mean_loss = sums.loss / max(sums.num_samples, 1)
         history = tuple(EpochResult(**item) for item in state["history"])
         self._place = _Place(loader=place, sums=sums, history=history)
         self._saved_steps = self._stepper.num_steps
@@ -489,9 +505,6 @@ def new_stepper(
     world: World = ALONE,
 ) -> Stepper:
     """Return what makes the steps of a model that is on a device already; classes weigh as in the split."""
-    set_tf32(device)
-    if device.type == "cuda" and precision != "fp32":
-        model.use_channels_last()
     loss = MultitaskLoss(config, split.label_sets, split.label_counts(), device)
     return Stepper(
         model, config, loss=loss, precision=precision, device=device, steps_per_epoch=steps_per_epoch, world=world

@@ -254,7 +254,8 @@ def test_encoded_shards_give_what_raw_ones_give_without_the_backbones() -> None:
         there = features[name].any(dim=1).nonzero().flatten()
         assert there.tolist() == batch.rows[name].tolist()
     spec = encoded_spec(video=AS_VIDEO, audio=AS_AUDIO, text=AS_TEXT)
-    model = MultimodalModel(SCRATCH, spec=spec, label_sets=MELD_LABELS, pretrained=True).eval()
+    config = replace(SCRATCH, video_weights="kinetics")  # which are not looked for
+    model = MultimodalModel(config, spec=spec, label_sets=MELD_LABELS, pretrained=True).eval()
     assert not any(".backbone." in name for name in model.state_dict())
     assert model.text_config() is None
     model.load_state_dict({name: value for name, value in raw.state_dict().items() if ".backbone." not in name})
@@ -266,7 +267,8 @@ def test_encoded_shards_give_what_raw_ones_give_without_the_backbones() -> None:
 @pytest.mark.parametrize(
     ("config", "encoding", "match"),
     [
-        (replace(SCRATCH, video_encoder="mc3_18"), {"video": AS_VIDEO}, "--video-encoder r3d_18"),
+        (ModelConfig(video_encoder="mc3_18"), {"video": AS_VIDEO}, "--video-encoder r3d_18"),
+        (SCRATCH, {"video": AS_VIDEO}, "leave out `--video-weights`"),
         (replace(SCRATCH, text_pooling="mean"), {"text": AS_TEXT}, "--text-pooling pooler"),
         (replace(SCRATCH, text_encoder="roberta-base"), {"text": AS_TEXT}, "--text-encoder scratch"),
         (ModelConfig(train_encoders=("video",)), {"video": AS_VIDEO}, "leave video out of `--train-encoders`"),
