@@ -53,6 +53,7 @@ class SignalWatch:
         self._saved = threading.Event()
         self._left = threading.Event()
         self._handlers: dict[int, object] = {}
+        self._threads: list[threading.Thread] = []
 
     @property
     def signum(self) -> int:
@@ -67,7 +68,7 @@ class SignalWatch:
         self._old_descriptor = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGINT, signal.SIGTERM):
             self._handlers[number] = signal.signal(number, _leave_to_thread)
-        threading.Thread(target=self._watch, name="signals", daemon=True).start()
+        self._start(self._watch, "signals")
         return self
 
     def wait_until_saved(self) -> None:
@@ -85,9 +86,15 @@ class SignalWatch:
         signal.set_wakeup_fd(self._old_descriptor)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
-        self._writer.close()  # ends the thread
+        self._writer.close()  # ends the thread that watches
+        for thread in self._threads:  # one that outlives the interpreter may abort the process at its very end
+            thread.join()
         if self._failure is not None:
             raise self._failure
+
+    def _start(self, act: Callable[[], None], name: str) -> None:
+        self._threads.append(threading.Thread(target=act, name=name, daemon=True))
+        self._threads[-1].start()
 
     def _watch(self) -> None:
         first = 0.0
@@ -99,7 +106,7 @@ class SignalWatch:
                 if not self._signum:
                     first = time.monotonic()
                     self._signum = number
-                    threading.Thread(target=self._act, name="save", daemon=True).start()
+                    self._start(self._act, "save")
                 elif number == signal.SIGINT and time.monotonic() - first > _SAME_SECONDS:
                     self._on_exit("stopped at once; what was saved last is still there")
                     os._exit(128 + number)
