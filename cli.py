@@ -42,6 +42,7 @@ from mmsent.config import (
     OrderKind,
     Precision,
     Schedule,
+    Selection,
     TextPooling,
     TrainConfig,
     VideoEncoderName,
@@ -653,11 +654,17 @@ def train_command(
             rich_help_panel=_OPTIMISER_PANEL,
         ),
     ] = _TRAIN.ema_decay,
+    selection: Annotated[
+        Selection,
+        typer.Option(
+            "--select",
+            help="The epoch whose weights are kept: of the lowest validation loss or the highest weighted F1.",
+            rich_help_panel=_OPTIMISER_PANEL,
+        ),
+    ] = _TRAIN.selection,
     patience: Annotated[
         int,
-        typer.Option(
-            help="Epochs without a lower validation loss before the run ends.", rich_help_panel=_OPTIMISER_PANEL
-        ),
+        typer.Option(help="Epochs without a better one before the run ends.", rich_help_panel=_OPTIMISER_PANEL),
     ] = _TRAIN.early_stopping_patience,
     precision: Annotated[
         Precision,
@@ -742,7 +749,7 @@ def train_command(
 ) -> None:
     """Train the three encoders' fusion on shards.
 
-    Keeps the weights of the epoch with the lowest validation loss (best.safetensors) and where the run stands
+    Keeps the weights of the best epoch on the validation split (best.safetensors) and where the run stands
     (checkpoints/). `wait` in the progress line is the share of time in which the trainer waited for data.
 
     Ctrl-C and SIGTERM save within seconds, wherever the run is, and `--resume` goes on from there as if nothing had
@@ -801,6 +808,7 @@ def train_command(
             warmup_steps=warmup_steps,
             schedule=schedule,
             early_stopping_patience=patience,
+            selection=selection,
             class_weights=class_weights,
             loss=loss,
             label_smoothing=label_smoothing,
@@ -1056,7 +1064,7 @@ def _print_training(shards: str, out: Path, results: dict[int, "TrainResult"], *
         return
     for seed, result in results.items():
         assert result.best_epoch is not None
-        why = "validation loss stopped falling" if result.stopped_early else "all epochs done"
+        why = "no epoch was better any more" if result.stopped_early else "all epochs done"
         where = f"{result.device}{f' x {result.world_size}' * (result.world_size > 1)}"
         run = out / f"seed-{seed}" if many else out
         line(

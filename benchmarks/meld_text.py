@@ -25,11 +25,11 @@ _TINY = ("--frames", "1", "--size", "16x16", "--hops", "1", "--max-failed-fracti
 """Of pictures and sounds that are not there."""
 
 _FINE_TUNED = (
-    "--train-encoders", "text", "--text-pooling", "mean", "--epochs", "3", "--batch-size", "32",
+    "--train-encoders", "text", "--text-pooling", "mean", "--epochs", "4", "--select", "weighted-f1",
     "--warmup-steps", "100", "--schedule", "linear", "--text-learning-rate", "5e-5", "--learning-rate", "5e-4",
     "--order", "length-bucketed", "--precision", "bf16",
 )  # fmt: skip
-_FROZEN = ("--learning-rate", "1e-3", "--epochs", "40", "--patience", "8")
+_FROZEN = ("--learning-rate", "1e-3", "--epochs", "40", "--patience", "8", "--select", "weighted-f1")
 _FROZEN_MEAN = ("--text-pooling", "mean", *_FROZEN)
 
 

@@ -14,6 +14,7 @@ __all__ = [
     "OrderKind",
     "Precision",
     "Schedule",
+    "Selection",
     "TextPooling",
     "TrainConfig",
     "VideoEncoderName",
@@ -23,6 +24,7 @@ Precision = Literal["auto", "bf16", "fp16", "fp32"]
 ClassWeights = Literal["none", "sqrt", "inverse", "effective"]
 Loss = Literal["cross-entropy", "logit-adjusted"]
 Schedule = Literal["plateau", "linear"]
+Selection = Literal["loss", "weighted-f1"]
 Fusion = Literal["concat", "gated"]
 TextPooling = Literal["pooler", "cls", "mean"]
 VideoEncoderName = Literal[
@@ -133,8 +135,11 @@ class TrainConfig(_Plain):
     """Learning rates are multiplied by it when the validation loss stops falling."""
     plateau_patience: int = 2
     """Epochs in a row that may pass before that without a validation loss lower by a ten-thousandth of itself."""
+    selection: Selection = "loss"
+    """Which epoch's weights are kept: that of the lowest validation `loss`, or of the highest `weighted-f1`, mean over
+    the tasks, as is usual for MELD: the loss rises with a model's confidence when its choices still get better."""
     early_stopping_patience: int = 5
-    """Epochs without a lower validation loss before the run ends."""
+    """Epochs in a row that may pass without a better one before the run ends."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
     class_weights: ClassWeights = "none"
@@ -193,8 +198,10 @@ class TrainConfig(_Plain):
             raise ValueError(f"unknown class_weights {self.class_weights!r} or precision {self.precision!r}")
         if self.loss not in get_args(Loss):
             raise ValueError(f"unknown loss {self.loss!r}, known are {', '.join(get_args(Loss))}")
-        if self.schedule not in get_args(Schedule):
-            raise ValueError(f"unknown schedule {self.schedule!r}, known are {', '.join(get_args(Schedule))}")
+        for name, choices in (("schedule", Schedule), ("selection", Selection)):
+            if getattr(self, name) not in get_args(choices):
+                known = ", ".join(get_args(choices))
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}, known are {known}")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay must be above 0 and at most 1, got {self.layer_decay}")
         if self.warmup_steps < 0:

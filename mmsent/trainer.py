@@ -22,7 +22,7 @@ from mmsent.augment import augment
 from mmsent.batch import Batch, allocate_pinned
 from mmsent.checkpoint import Checkpoint, restore_model, save_checkpoint
 from mmsent.checkpoints import save_step_checkpoint
-from mmsent.config import ModelConfig, TrainConfig
+from mmsent.config import ModelConfig, Selection, TrainConfig
 from mmsent.distributed import ALONE, Agreement, World
 from mmsent.errors import PeerError, TrainingError
 from mmsent.evaluate import predict, score
@@ -81,7 +81,13 @@ class EpochResult:
     samples_per_second: float
     wait_share: float
     best: bool
-    """Whether its validation loss is the lowest so far, so that its weights are kept."""
+    """Whether it is the best so far by the config's `selection`, so that its weights are kept."""
+
+    def merit(self, selection: Selection) -> float:
+        """Return by how much it is good; more is better."""
+        if selection == "loss":
+            return -self.dev_loss
+        return sum(self.dev_weighted_f1.values()) / len(self.dev_weighted_f1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -365,8 +371,11 @@ class Trainer:
             seconds=sums.seconds,
             samples_per_second=sums.num_samples / max(sums.seconds, 1e-9),
             wait_share=sums.wait_seconds / max(sums.seconds, 1e-9),
-            best=predictions.loss < min((item.dev_loss for item in history), default=math.inf),
+            best=False,
         )
+        selection = self.config.selection
+        before = max((item.merit(selection) for item in history), default=-math.inf)
+        result = replace(result, best=result.merit(selection) > before)
         with self._lock:  # a signal's save waits: best and last are of the same history
             self._stepper.end_epoch(predictions.loss)
             self._place = _Place(loader=self._feed.state(), history=(*history, result))

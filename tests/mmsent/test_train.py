@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from mmsent.checkpoint import load_checkpoint, save_checkpoint
 from mmsent.checkpoints import checkpoint_paths
-from mmsent.config import ModelConfig, Precision, TrainConfig
+from mmsent.config import ModelConfig, Precision, Selection, TrainConfig
 from mmsent.errors import CheckpointError, EncoderError, TrainingError
 from mmsent.precision import resolve_precision
 from mmsent.report import evaluate_run
@@ -114,6 +114,20 @@ def test_a_run_stops_when_the_validation_loss_no_longer_falls(shards: Path, tmp_
     result = run(shards, tmp_path / "run", config=config)
     assert result.stopped_early
     assert result.best_epoch == len(result.epochs) - 3
+
+
+@pytest.mark.parametrize("selection", ["loss", "weighted-f1"])
+def test_the_weights_of_the_best_epoch_are_kept_by_either_measure(
+    shards: Path, tmp_path: Path, selection: Selection
+) -> None:
+    config = replace(CONFIG, selection=selection, max_epochs=6, learning_rate=1e-2)
+    epochs = run(shards, tmp_path / "run", config=config).epochs
+    scores = [-e.dev_loss if selection == "loss" else sum(e.dev_weighted_f1.values()) for e in epochs]
+    best = scores.index(max(scores))
+    assert [e.best for e in epochs] == [score > max(scores[:i], default=-1e9) for i, score in enumerate(scores)]
+    kept = evaluate_run(shards, tmp_path / "run", split="dev")
+    assert kept.epoch == best
+    assert kept.loss == pytest.approx(epochs[best].dev_loss)
 
 
 def test_check_ends_a_run_at_a_damaged_sample_and_names_its_shard(shards: Path, tmp_path: Path) -> None:
