@@ -126,7 +126,7 @@ class MultimodalModel(nn.Module):
     def use_channels_last(self) -> None:
         """Lay out the weights of a convolutional video backbone as its frames are, `(C_out, T, H, W, C_in)`.
 
-        For GPUs in half precision. On a CPU it halves the speed, see docs/model.md.
+        For GPUs in half precision; on a CPU it is slower, see docs/model.md.
         """
         if "video" in self.encoders and "video" not in self._encoded and self.config.video_encoder in RESNETS:
             self._backbone("video").to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
