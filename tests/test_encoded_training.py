@@ -54,7 +54,7 @@ def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             pytest.skip("meld-mini is not here")
         return MELD_MINI
     root = tmp_path_factory.mktemp("demo") / "meld"
-    assert mmsent("make-demo", root, "--utterances", "60").returncode == 0
+    assert mmsent("make-demo", root, "--utterances", "40").returncode == 0
     return root
 
 
@@ -78,7 +78,7 @@ def test_training_on_encoded_shards_scores_as_training_on_raw_ones(
     names: tuple[str | Path, ...] = ("--text-encoder", text, "--video-weights", video)
     once = mmsent("encode", "--shards", raw, "--out", encoded, *names)
     assert once.returncode == 0, once.stderr
-    options = (*names, "--epochs", "4", "--batch-size", "8", "--learning-rate", "1e-3", "--precision", "fp32")
+    options = (*names, "--epochs", "3", "--batch-size", "8", "--learning-rate", "1e-3", "--precision", "fp32")
     direct, direct_scores = trained(raw, tmp_path / "direct", *options)
     cached, cached_scores = trained(encoded, tmp_path / "cached", *options)
     for ours, theirs in zip(cached["epochs"], direct["epochs"], strict=True):
