@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -17,7 +16,8 @@ from cli import app
 from mmsent.bench import file_ways, loader_ways, train_ways
 from mmsent.config import ModelConfig, TrainConfig
 from mmsent.errors import TrainingError
-from mmsent.trainer import Trainer
+from mmsent.model import MultimodalModel
+from mmsent.trainer import new_model
 from shards.errors import ShardError
 from shards.reader import Split
 from shards.schema import Storage
@@ -110,13 +110,12 @@ def test_a_model_that_cannot_be_built_is_tried_once(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[ModelConfig] = []
-    new = Trainer.new
 
-    def count(*args: Any, model_config: ModelConfig, train_config: TrainConfig) -> Trainer:
-        built.append(model_config)
-        return new(*args, model_config=model_config, train_config=train_config)
+    def count(split: Split, config: ModelConfig, train_config: TrainConfig) -> MultimodalModel:
+        built.append(config)
+        return new_model(split, config, train_config)
 
-    monkeypatch.setattr(Trainer, "new", count)
+    monkeypatch.setattr("mmsent.bench.new_model", count)
     model_config = ModelConfig(text_encoder="scratch", video_weights=str(tmp_path / "no.pth"))
     ways = train_ways(Split(shards / "train"), model_config=model_config, train_config=TrainConfig(), seconds=0.1)
     alone, fed = measure(ways, rounds=2)
