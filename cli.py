@@ -743,7 +743,7 @@ def train_command(
     ] = _TRAIN.keep_checkpoints,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT, if any.")] = False,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Profile a few of the first steps into OUT/profile.")
+        bool, typer.Option("--profile", help="Profile 4 of the first 8 steps into OUT/profile.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -828,6 +828,8 @@ def train_command(
             keep_checkpoints=keep_checkpoints,
         )
     )
+    if seeds and (out / "run.json").exists():
+        raise typer.BadParameter(f"--out {out} holds a single run: choose another folder for --seeds")
     runs = {number: seed_folder(out, number) for number in _seeds(seeds)} if seeds else {seed: out}
     configs = {number: _checked(partial(replace, train_config, seed=number)) for number in runs}
     world = world_from_environment()
@@ -891,6 +893,12 @@ def evaluate_command(
             _print_json({"seeds": by_seed, split: [score.to_json() for score in scores]})
         else:
             print_scores_over_seeds(scores, split=split)
+            for task, item in next(iter(found.values())).scores.items():
+                base = f"{item.baseline.weighted_f1:.3f}, {item.baseline.macro_f1:.3f}, {item.baseline.accuracy:.3f}"
+                label = escape(item.baseline.label)
+                stdout.print(f"{task}: always '{label}' scores {base}", highlight=False, soft_wrap=True)
+            where = escape(str(run / f"evaluation-{split}"))
+            stdout.print(f"Means and deviations in {where}; each run's own report in its folder", highlight=False)
         return
     evaluation = evaluate_run(shards, run, split=split, cache=store)
     if as_json:

@@ -189,12 +189,13 @@ def print_evaluation(evaluation: "Evaluation") -> None:
 def print_scores_over_seeds(scores: list["ScoreOverSeeds"], *, split: str) -> None:
     """Draw the scores of the runs of several seeds: each, their mean and their deviation."""
     seeds = list(scores[0].by_seed) if scores else []
-    table = Table(title=f"{split}, {len(seeds)} seeds")
+    table = Table(title=f"{split}, {len(seeds)} seed{'s' * (len(seeds) != 1)}")
     for column in ("task", "score", "mean", "deviation", *(f"seed {seed}" for seed in seeds)):
         table.add_column(column, justify="left" if column in ("task", "score") else "right", overflow="fold")
     for score in scores:
         values = [f"{value:.3f}" for value in score.by_seed.values()]
-        table.add_row(escape(score.task), score.score, f"[bold]{score.mean:.3f}[/]", f"{score.deviation:.3f}", *values)
+        deviation = f"{score.deviation:.3f}" if len(seeds) > 1 else "—"
+        table.add_row(escape(score.task), score.score, f"[bold]{score.mean:.3f}[/]", deviation, *values)
     stdout.print(table)
 
 

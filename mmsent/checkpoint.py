@@ -163,6 +163,8 @@ def check_fit(checkpoint: Checkpoint, split: Split, *, path: Path) -> None:
     if differences := split.differences(checkpoint.spec, checkpoint.label_sets):
         what = f"the checkpoint does not fit the shards in {split.source.location} (checkpoint against shards): "
         then = "give the shards it was trained on, or make shards with the same options"
+        if checkpoint.spec.encoded.keys() != split.spec.encoded.keys():
+            then = "give shards of the kind it was trained on: raw ones, or those that `mmsent encode` made of them"
         raise SpecMismatchError(describe(what + "; ".join(differences), file=path, then=then))
 
 

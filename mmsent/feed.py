@@ -51,20 +51,32 @@ class DeviceFeed:
             batches = ahead_by_one(self._places(), lambda item: _Upload(*item, self._device, stream))
         else:
             batches = ((to_device(host, self._device), state) for host, state in self._places())
-        steps: deque[torch.cuda.Event] = deque()
+        queue = _StepQueue(self._device)
         for batch, state in batches:
             self._state = state
             yield batch
-            if self._device.type == "cuda":  # or the CPU runs ahead by any number of steps, each holding its batch
-                steps.append(torch.cuda.Event())  # type: ignore[no-untyped-call]
-                steps[-1].record(torch.cuda.current_stream(self._device))
-                if len(steps) > _STEPS_AHEAD:
-                    steps.popleft().synchronize()
+            if self._device.type == "cuda":
+                queue.add()
         self._state = self._loader.state()  # the next epoch
 
     def _places(self) -> Iterator[tuple[HostBatch, LoaderState]]:
         for host in self._loader:
             yield host, self._loader.state()
+
+
+class _StepQueue:
+    """The steps that a GPU was given: without a bound the CPU runs ahead of it, and each step holds its batch."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._ends: deque[torch.cuda.Event] = deque()
+
+    def add(self) -> None:
+        """Note the end of what the GPU was given so far; return when no more than `_STEPS_AHEAD` steps are left."""
+        self._ends.append(torch.cuda.Event())  # type: ignore[no-untyped-call]
+        self._ends[-1].record(torch.cuda.current_stream(self._device))
+        if len(self._ends) > _STEPS_AHEAD:
+            self._ends.popleft().synchronize()
 
 
 class Transfer(Protocol[U_co]):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mmsent.batch import allocate_pinned
 from mmsent.checkpoint import check_fit, load_checkpoint, restore_model
 from mmsent.config import ModelConfig
-from mmsent.errors import EncoderError
+from mmsent.errors import CheckpointError, EncoderError
 from mmsent.feed import DeviceFeed
 from mmsent.model import MultimodalModel
 from mmsent.precision import ResolvedPrecision, autocast
@@ -89,6 +89,10 @@ class FrozenEncoders:
             model = MultimodalModel(config, spec=split.spec, label_sets=split.label_sets, pretrained=True)
         else:
             path = encoders.directory / BEST
+            if not path.exists() and (seeds := sorted(encoders.directory.glob(f"seed-*/{BEST}"))):
+                then = f"give the run of one of them, like {seeds[0].parent}"
+                what = "the folder holds the runs of several seeds"
+                raise CheckpointError(describe(what, file=encoders.directory, then=then))
             checkpoint = load_checkpoint(path)
             check_fit(checkpoint, split, path=path)
             config = checkpoint.model_config

@@ -62,7 +62,7 @@ class FrozenClock:
         before, after = _duration(epoch_seconds), _duration(epoch_seconds - frozen)
         command = f"mmsent encode --shards {shards} --out DIR{self._options()}"
         return (
-            f"the frozen encoders of {names} take {share:.0%} of each step: `{command}` computes them once, "
+            f"frozen encoders ({names}) take {share:.0%} of each step: `{command}` computes their outputs once, "
             f"in about {once}, after which an epoch takes about {after} in place of {before}"
         )
 

@@ -108,7 +108,7 @@ class SignalWatch:
                     self._signum = number
                     self._start(self._act, "save")
                 elif number == signal.SIGINT and time.monotonic() - first > _SAME_SECONDS:
-                    self._on_exit("stopped at once; what was saved last is still there")
+                    self._on_exit("stopped at once, without this save; what was saved before is there for --resume")
                     os._exit(128 + number)
 
     def _act(self) -> None:

@@ -82,6 +82,8 @@ def train(
     last = _last_of_all(run, resume=resume, world=world)
     if world.is_first:
         sweep(run)  # of a save that was killed
+        for path in run.glob("checkpoints/.tmp*"):  # safetensors' own name, before it renames it to ours
+            path.unlink(missing_ok=True)
     if last is None:
         trainer = Trainer.new(
             train_split, dev_split, run, model_config=model_config, train_config=train_config, world=world
@@ -149,6 +151,9 @@ def _last_checkpoint(run: Path, *, resume: bool) -> Checkpoint | None:
         raise TrainingError(
             describe(what, file=run, then="choose another --out; `mmsent evaluate` still reads this one")
         )
+    if run.is_dir() and any(run.glob("seed-*/run.json")):
+        then = "go on with `--seeds`, or choose another --out"
+        raise TrainingError(describe("the folder holds the runs of several seeds", file=run, then=then))
     if run.exists() and not (run / "run.json").is_file() and any(run.iterdir()):
         what = "the folder is not empty and holds no run to go on from"
         raise TrainingError(describe(what, file=run, then="choose another --out"))

@@ -392,7 +392,7 @@ class Trainer:
             all_samples=len(self._loader.split) + len(self._dev_loader.split),
             shards=self._loader.split.source.location.rpartition("/")[0],
         )
-        if hint and not history and self.world.is_first:
+        if hint and not history and self.world.is_first and not self.config.crop_and_flip:  # that needs pictures
             _LOG.info("%s", hint)
         return result
 

@@ -121,7 +121,9 @@ def check_clip_size(name: VideoEncoderName, spec: VideoSpec) -> None:
     if size and (spec.num_frames, spec.height, spec.width) != (num_frames, size, size):
         have = f"{spec.num_frames} frames of {spec.height}x{spec.width}"
         what = f"{name} takes {num_frames} frames of {size}x{size} and no others, the shards hold {have}"
-        then = f"make shards with `mmsent preprocess --frames {num_frames} --size {size}`, or take another encoder"
+        then = (
+            f"make shards with `mmsent preprocess --frames {num_frames} --size {size}x{size}`, or take another encoder"
+        )
         raise EncoderError(describe(what, then=then))
 
 

@@ -151,6 +151,7 @@ def test_a_feed_whose_loader_is_one_ahead_stops_and_goes_on_as_if_it_were_not(
 ) -> None:
     monkeypatch.setattr("mmsent.feed._Upload", FakeUpload)  # stands for the GPU that is not here
     monkeypatch.setattr("torch.cuda.Stream", lambda device: None)
+    monkeypatch.setattr("mmsent.feed._StepQueue.add", lambda queue: None)
     batch_size = data.draw(st.integers(1, COUNT + 2), label="batch size")
     whole = expected(split, epochs=2, batch_size=batch_size)
     stop = data.draw(st.integers(0, len(whole) - 1), label="batches before the stop")
