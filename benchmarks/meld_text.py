@@ -146,7 +146,7 @@ def _run(setting: Setting, meld: Path, encoder: str, work: Path, seeds: str) -> 
         evaluations = {}
         for seed, source in seed_folders(work / f"run-{setting.features_of}").items():
             encoded = work / f"encoded-{setting.name}-{seed}"
-            _mmsent("encode", "--shards", shards, "--out", encoded, "--run", source)
+            _mmsent("encode", "--shards", shards, "--out", encoded, "--run", source, "--modalities", "text")
             options = (*_model_of(source), *setting.options)
             folder = run / f"seed-{seed}"
             _mmsent("train", "--shards", encoded, "--out", folder, *options, "--seed", str(seed), "--resume")
