@@ -251,7 +251,8 @@ class Trainer:
             except ExpectedError as exc:
                 # A damaged shard, a rank that died: no step that was made is lost. But on a GPU the weights lie behind
                 # an exchange of gradients that will never end.
-                if not (isinstance(exc, PeerError) and self.device.type == "cuda") and self._is_finite():
+                lost = isinstance(exc, PeerError) and self.device.type == "cuda"
+                if self._stepper.num_steps and not lost and self._is_finite():
                     self._save_for_signal()
                 raise
         return TrainResult(
