@@ -76,7 +76,7 @@ def test_items_hold_the_arrays_of_the_shards(meld: Path, shards: dict[str, list[
 def test_an_item_has_the_keys_shapes_and_types_it_promises(meld: Path) -> None:
     item = open_split(meld, "train")[3]
     assert item.keys() == {
-        "key", "text_input", "video_frames", "audio_features", "num_hops", "present",
+        "key", "text_input", "video_frames", "audio_features", "num_hops", "present", "sample",
         "emotion_label", "sentiment_label",
     }  # fmt: skip
     assert item["text_input"].keys() == {"input_ids", "attention_mask"}
