@@ -92,6 +92,7 @@ _DISK_TROUBLE = {
 """What a disk or its owner may do to any file at any time, where no nearer message was written for it."""
 
 _CACHE_GIGABYTES = 20.0
+_ALL_MODALITIES = ",".join(MODALITIES)
 
 _MODEL_PANEL = "The model"
 _OPTIMISER_PANEL = "Optimisation"
@@ -110,6 +111,62 @@ CacheOption = Annotated[
 CacheSizeOption = Annotated[
     float, typer.Option(help="Gigabytes that the cache never exceeds.", rich_help_panel=_DATA_PANEL)
 ]
+TextEncoderOption = Annotated[
+    str,
+    typer.Option(
+        help="A Hugging Face name, a folder, or `scratch`; the shards must be tokenized for it.",
+        rich_help_panel=_MODEL_PANEL,
+    ),
+]
+TextPoolingOption = Annotated[
+    TextPooling,
+    typer.Option(
+        help="What is taken of its output: BERT's pooler, the first token, or the mean of all.",
+        rich_help_panel=_MODEL_PANEL,
+    ),
+]
+VideoEncoderOption = Annotated[
+    VideoEncoderName, typer.Option(help="A video model of torchvision.", rich_help_panel=_MODEL_PANEL)
+]
+VideoWeightsOption = Annotated[
+    str,
+    typer.Option(
+        help="Of the video encoder: `kinetics`, `none` (random), or the path of a state dict.",
+        rich_help_panel=_MODEL_PANEL,
+    ),
+]
+ModalitiesOption = Annotated[
+    str, typer.Option(help="What the model looks at, with commas.", rich_help_panel=_MODEL_PANEL)
+]
+TrainEncodersOption = Annotated[
+    str,
+    typer.Option(
+        help="Pre-trained encoders to train too: `video`, `text` or `video,text`.", rich_help_panel=_MODEL_PANEL
+    ),
+]
+BatchSizeOption = Annotated[
+    int, typer.Option(help="Samples of a step, over all processes.", rich_help_panel=_OPTIMISER_PANEL)
+]
+AccumulationOption = Annotated[
+    int,
+    typer.Option(
+        help="Parts in which a step is computed, for less memory; batch normalisation sees one at a time.",
+        rich_help_panel=_OPTIMISER_PANEL,
+    ),
+]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option(
+        help="Of the forward pass; auto: bf16 or else fp16 on a GPU, fp32 on a CPU.", rich_help_panel=_OPTIMISER_PANEL
+    ),
+]
+CompileOption = Annotated[
+    bool,
+    typer.Option(
+        "--compile", help="Compile the encoders: slower to start, then faster.", rich_help_panel=_OPTIMISER_PANEL
+    ),
+]
+ReadersOption = Annotated[int, typer.Option(help="Threads that fill batches.", rich_help_panel=_DATA_PANEL)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
 
@@ -482,26 +539,16 @@ def encode_command(
     modalities: Annotated[
         str, typer.Option(help="What to encode, with commas; the others keep their arrays. audio needs --run.")
     ] = "video,text",
-    text_encoder: Annotated[
-        str, typer.Option(help="A Hugging Face name or a folder; the shards must be tokenized for it.")
-    ] = _MODEL.text_encoder,
-    text_pooling: Annotated[
-        TextPooling, typer.Option(help="What of the text encoder's output is kept; mean: of the real tokens.")
-    ] = _MODEL.text_pooling,
-    video_encoder: Annotated[
-        VideoEncoderName, typer.Option(help="A video model of torchvision.")
-    ] = _MODEL.video_encoder,
-    video_weights: Annotated[
-        str, typer.Option(help="Of the video encoder: `kinetics`, or the path of a state dict.")
-    ] = _MODEL.video_weights,
+    text_encoder: TextEncoderOption = _MODEL.text_encoder,
+    text_pooling: TextPoolingOption = _MODEL.text_pooling,
+    video_encoder: VideoEncoderOption = _MODEL.video_encoder,
+    video_weights: VideoWeightsOption = _MODEL.video_weights,
     run: Annotated[
         Path | None,
         typer.Option(help="Take the encoders of this run's best checkpoint, with what they have learned."),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Samples that are encoded at a time.")] = _TRAIN.batch_size,
-    precision: Annotated[
-        Precision, typer.Option(help="Of the forward pass; auto: bf16 or else fp16 on a GPU, fp32 on a CPU.")
-    ] = _TRAIN.precision,
+    precision: PrecisionOption = _TRAIN.precision,
     remake: Annotated[
         bool, typer.Option("--remake", help="Make shards in OUT again that were made in another way.")
     ] = False,
@@ -564,39 +611,12 @@ def encode_command(
 def train_command(
     shards: Annotated[str, typer.Option(help="Folder that `mmsent preprocess` or `encode` made, or its URL.")],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and history.")],
-    text_encoder: Annotated[
-        str,
-        typer.Option(
-            help="A Hugging Face name, a folder, or `scratch`; the shards must be tokenized for it.",
-            rich_help_panel=_MODEL_PANEL,
-        ),
-    ] = _MODEL.text_encoder,
-    text_pooling: Annotated[
-        TextPooling,
-        typer.Option(
-            help="What is taken of its output: BERT's pooler, the first token, or the mean of all.",
-            rich_help_panel=_MODEL_PANEL,
-        ),
-    ] = _MODEL.text_pooling,
-    video_encoder: Annotated[
-        VideoEncoderName, typer.Option(help="A video model of torchvision.", rich_help_panel=_MODEL_PANEL)
-    ] = _MODEL.video_encoder,
-    video_weights: Annotated[
-        str,
-        typer.Option(
-            help="Of the video encoder: `kinetics`, `none` (random), or the path of a state dict.",
-            rich_help_panel=_MODEL_PANEL,
-        ),
-    ] = _MODEL.video_weights,
-    modalities: Annotated[
-        str, typer.Option(help="What the model looks at, with commas.", rich_help_panel=_MODEL_PANEL)
-    ] = ",".join(MODALITIES),
-    train_encoders: Annotated[
-        str,
-        typer.Option(
-            help="Pre-trained encoders to train too: `video`, `text` or `video,text`.", rich_help_panel=_MODEL_PANEL
-        ),
-    ] = "",
+    text_encoder: TextEncoderOption = _MODEL.text_encoder,
+    text_pooling: TextPoolingOption = _MODEL.text_pooling,
+    video_encoder: VideoEncoderOption = _MODEL.video_encoder,
+    video_weights: VideoWeightsOption = _MODEL.video_weights,
+    modalities: ModalitiesOption = _ALL_MODALITIES,
+    train_encoders: TrainEncodersOption = "",
     fusion: Annotated[
         Fusion,
         typer.Option(help="Features side by side, or weighted by learned gates.", rich_help_panel=_MODEL_PANEL),
@@ -611,16 +631,8 @@ def train_command(
     epochs: Annotated[
         int, typer.Option(help="Passes over the training split, at most.", rich_help_panel=_OPTIMISER_PANEL)
     ] = _TRAIN.max_epochs,
-    batch_size: Annotated[
-        int, typer.Option(help="Samples of a step, over all processes.", rich_help_panel=_OPTIMISER_PANEL)
-    ] = _TRAIN.batch_size,
-    accumulation_steps: Annotated[
-        int,
-        typer.Option(
-            help="Parts in which a step is computed, for less memory; batch normalisation sees one at a time.",
-            rich_help_panel=_OPTIMISER_PANEL,
-        ),
-    ] = _TRAIN.accumulation_steps,
+    batch_size: BatchSizeOption = _TRAIN.batch_size,
+    accumulation_steps: AccumulationOption = _TRAIN.accumulation_steps,
     learning_rate: Annotated[
         float, typer.Option(help="Of Adam, for what is not pre-trained.", rich_help_panel=_OPTIMISER_PANEL)
     ] = _TRAIN.learning_rate,
@@ -666,19 +678,8 @@ def train_command(
         int,
         typer.Option(help="Epochs without a better one before the run ends.", rich_help_panel=_OPTIMISER_PANEL),
     ] = _TRAIN.early_stopping_patience,
-    precision: Annotated[
-        Precision,
-        typer.Option(
-            help="Of the forward pass; auto: bf16 or else fp16 on a GPU, fp32 on a CPU.",
-            rich_help_panel=_OPTIMISER_PANEL,
-        ),
-    ] = _TRAIN.precision,
-    compile_encoders: Annotated[
-        bool,
-        typer.Option(
-            "--compile", help="Compile the encoders: slower to start, then faster.", rich_help_panel=_OPTIMISER_PANEL
-        ),
-    ] = _TRAIN.compile,
+    precision: PrecisionOption = _TRAIN.precision,
+    compile_encoders: CompileOption = _TRAIN.compile,
     loss: Annotated[
         Loss,
         typer.Option(
@@ -720,9 +721,7 @@ def train_command(
     shards_per_block: Annotated[
         int, typer.Option(help="With block-shuffle: shards that are mixed.", rich_help_panel=_DATA_PANEL)
     ] = _TRAIN.shards_per_block,
-    readers: Annotated[
-        int, typer.Option(help="Threads that fill batches.", rich_help_panel=_DATA_PANEL)
-    ] = _TRAIN.num_readers,
+    readers: ReadersOption = _TRAIN.num_readers,
     check: Annotated[
         bool,
         typer.Option(
@@ -914,27 +913,17 @@ def bench_command(
     raw: Annotated[
         Path | None, typer.Option(metavar="MELD", help="The raw MELD folder: also time decoding on every access.")
     ] = None,
-    text_encoder: Annotated[
-        str, typer.Option(help="Of the model that is trained: a Hugging Face name, a folder, or `scratch`.")
-    ] = _MODEL.text_encoder,
-    text_pooling: Annotated[TextPooling, typer.Option(help="What is taken of its output.")] = _MODEL.text_pooling,
-    video_encoder: Annotated[
-        VideoEncoderName, typer.Option(help="Of that model: a video model of torchvision.")
-    ] = _MODEL.video_encoder,
-    video_weights: Annotated[
-        str, typer.Option(help="Of the video encoder: `kinetics`, `none` for random ones, or a state dict.")
-    ] = _MODEL.video_weights,
-    modalities: Annotated[str, typer.Option(help="What the model looks at, with commas.")] = ",".join(MODALITIES),
-    train_encoders: Annotated[
-        str, typer.Option(help="Pre-trained encoders to train too: `video`, `text` or `video,text`.")
-    ] = "",
-    batch_size: Annotated[int, typer.Option(help="Samples of a batch.")] = _TRAIN.batch_size,
-    accumulation_steps: Annotated[
-        int, typer.Option(help="Parts in which the trainer computes a step.")
-    ] = _TRAIN.accumulation_steps,
-    precision: Annotated[Precision, typer.Option(help="Of the trainer's forward pass.")] = _TRAIN.precision,
-    compile_encoders: Annotated[bool, typer.Option("--compile", help="Compile the encoders.")] = _TRAIN.compile,
-    readers: Annotated[int, typer.Option(help="Loader threads of the trainer.")] = _TRAIN.num_readers,
+    text_encoder: TextEncoderOption = _MODEL.text_encoder,
+    text_pooling: TextPoolingOption = _MODEL.text_pooling,
+    video_encoder: VideoEncoderOption = _MODEL.video_encoder,
+    video_weights: VideoWeightsOption = _MODEL.video_weights,
+    modalities: ModalitiesOption = _ALL_MODALITIES,
+    train_encoders: TrainEncodersOption = "",
+    batch_size: BatchSizeOption = _TRAIN.batch_size,
+    accumulation_steps: AccumulationOption = _TRAIN.accumulation_steps,
+    precision: PrecisionOption = _TRAIN.precision,
+    compile_encoders: CompileOption = _TRAIN.compile,
+    readers: ReadersOption = _TRAIN.num_readers,
     samples: Annotated[int, typer.Option(help="How many samples the loaders read in a round, about.")] = 2000,
     seconds: Annotated[float, typer.Option(help="How long the trainer is timed in a round, about.")] = 5.0,
     rounds: Annotated[int, typer.Option(help="Rounds, all ways in turns; one more is not counted.")] = 5,
