@@ -62,7 +62,7 @@ from shards.errors import ExpectedError, ShardError, describe
 from shards.schema import MODALITIES, FeatureSpec, Modality, Storage
 
 if TYPE_CHECKING:
-    from mmsent.trainer import EpochResult, StepInfo, TrainResult
+    from mmsent.results import EpochResult, StepInfo, TrainResult
     from shards.cache import ShardCache
     from shards.verify import SplitCheck
 

@@ -15,8 +15,8 @@ from shards.schema import MODALITIES
 
 if TYPE_CHECKING:
     from mmsent.report import Evaluation
+    from mmsent.results import EpochResult
     from mmsent.seeds import ScoreOverSeeds
-    from mmsent.trainer import EpochResult
     from preprocess.doctor import Diagnosis
     from preprocess.estimate import Estimate
     from preprocess.report import SplitReport

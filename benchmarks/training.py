@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from mmsent.config import ModelConfig, TrainConfig
+from mmsent.results import EpochResult, StepInfo
 from mmsent.train import train
-from mmsent.trainer import EpochResult, StepInfo
 from shards.codec import RAW_DTYPES
 from shards.finish import finish_split
 from shards.schema import (

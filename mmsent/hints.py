@@ -1,5 +1,6 @@
 """What a run could save, from what it measures of itself."""
 
+import shlex
 import time
 
 import torch
@@ -60,7 +61,7 @@ class FrozenClock:
         names = " and ".join(self._model.frozen_modalities)
         once = _duration(self._seconds / self._num_rows * all_samples)
         before, after = _duration(epoch_seconds), _duration(epoch_seconds - frozen)
-        command = f"mmsent encode --shards {shards} --out DIR{self._options()}"
+        command = f"mmsent encode --shards {shlex.quote(shards)} --out DIR{self._options()}"
         return (
             f"frozen encoders ({names}) take {share:.0%} of each step: `{command}` computes their outputs once, "
             f"in about {once}, after which an epoch takes about {after} in place of {before}"
@@ -71,7 +72,7 @@ class FrozenClock:
         config, default = self._model.config, ModelConfig()
         fields = ("text_encoder", "text_pooling", "video_encoder", "video_weights")
         asked = {name: getattr(config, name) for name in fields if getattr(config, name) != getattr(default, name)}
-        options = [f"--{name.replace('_', '-')} {value}" for name, value in asked.items()]
+        options = [f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in asked.items()]
         if self._model.frozen_modalities != ("video", "text"):
             options.append(f"--modalities {','.join(self._model.frozen_modalities)}")
         return "".join(f" {option}" for option in options)

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mmsent.metrics import TaskScore
-from mmsent.trainer import EpochResult
+from mmsent.results import EpochResult
 from mmsent.verdict import three_figures
 from shards.timing import Kind, Timing
 

@@ -13,7 +13,8 @@ from mmsent.evaluate import Predictions, predict, score
 from mmsent.metrics import TaskScore
 from mmsent.plots import plot_confusion, plot_curves
 from mmsent.precision import ResolvedPrecision, choose_device, resolve_precision
-from mmsent.trainer import BEST, EpochResult
+from mmsent.results import EpochResult
+from mmsent.trainer import BEST
 from shards.cache import ShardCache
 from shards.errors import describe
 from shards.index import publish

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsent.report import Evaluation, evaluate_run
-from mmsent.trainer import TrainResult
+from mmsent.results import TrainResult
 from shards.cache import ShardCache
 from shards.index import publish
 

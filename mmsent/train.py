@@ -11,7 +11,8 @@ from mmsent.checkpoints import CHECKPOINTS, checkpoint_paths, load_last_checkpoi
 from mmsent.config import ModelConfig, TrainConfig
 from mmsent.distributed import ALONE, World
 from mmsent.errors import CheckpointError, TrainingError
-from mmsent.trainer import BEST, EpochResult, StepInfo, Trainer, TrainResult
+from mmsent.results import EpochResult, StepInfo, TrainResult
+from mmsent.trainer import BEST, Trainer
 from shards.cache import ShardCache
 from shards.errors import ExpectedError, SpecMismatchError, describe
 from shards.index import publish, sweep

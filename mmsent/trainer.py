@@ -8,7 +8,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from mmsent.augment import augment
 from mmsent.batch import Batch, allocate_pinned
 from mmsent.checkpoint import Checkpoint, restore_model, save_checkpoint
 from mmsent.checkpoints import save_step_checkpoint
-from mmsent.config import ModelConfig, Selection, TrainConfig
+from mmsent.config import ModelConfig, TrainConfig
 from mmsent.distributed import ALONE, Agreement, World
 from mmsent.errors import PeerError, TrainingError
 from mmsent.evaluate import predict, score
@@ -34,6 +34,7 @@ from mmsent.model import MultimodalModel
 from mmsent.ordering import training_order
 from mmsent.precision import ResolvedPrecision, choose_device, resolve_precision
 from mmsent.profiling import profiled
+from mmsent.results import EpochResult, StepInfo, TrainResult
 from mmsent.statistics import logmel_statistics
 from mmsent.stepper import Stepper
 from shards.errors import ExpectedError, describe
@@ -42,7 +43,7 @@ from shards.loader import LoaderState, ShardLoader
 from shards.order import InOrder, Order
 from shards.reader import Split
 
-__all__ = ["BEST", "EpochResult", "StepInfo", "TrainResult", "Trainer", "new_model", "new_stepper"]
+__all__ = ["BEST", "Trainer", "new_model", "new_stepper"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -50,60 +51,6 @@ BEST = "best.safetensors"
 
 _LOOK_STEPS = 16
 """Steps on a GPU between two looks at the loss: each makes the CPU wait until the GPU has come so far."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepInfo:
-    """Where an epoch stands."""
-
-    epoch: int
-    step: int
-    num_steps: int
-    loss: float
-    """Mean over the epoch so far; on a GPU as of the last look at it."""
-    samples_per_second: float
-    wait_share: float
-    """Part of the time in which the trainer waited for the loader, from 0 to 1."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpochResult:
-    """One epoch; losses are sums over the tasks."""
-
-    epoch: int
-    train_loss: float
-    dev_loss: float
-    dev_accuracy: dict[str, float]
-    dev_weighted_f1: dict[str, float]
-    learning_rate: float
-    seconds: float
-    """Of the steps, without validation."""
-    samples_per_second: float
-    wait_share: float
-    best: bool
-    """Whether it is the best so far by the config's `selection`, so that its weights are kept."""
-
-    def merit(self, selection: Selection) -> float:
-        """Return by how much it is good; more is better."""
-        if selection == "loss":
-            return -self.dev_loss
-        return sum(self.dev_weighted_f1.values()) / len(self.dev_weighted_f1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainResult:
-    """A run that ended, or was asked to end."""
-
-    epochs: tuple[EpochResult, ...]
-    best_epoch: int | None
-    """None while no epoch is finished."""
-    stopped_early: bool
-    signum: int
-    """Of the signal that ended it; 0 if none did."""
-    num_steps: int
-    device: str
-    precision: ResolvedPrecision
-    world_size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -378,12 +325,16 @@ class Trainer:
         before = max((item.merit(selection) for item in history), default=-math.inf)
         result = replace(result, best=result.merit(selection) > before)
         with self._lock:  # a signal's save waits: best and last are of the same history
+            history = (*history, result)
+            if (
+                result.best and self.world.is_first
+            ):  # first: where it fails, the epoch is one that is yet to be validated
+                best = self._checkpoint(history, tensors=self._stepper.evaluated_tensors(), state={})
+                save_checkpoint(self._run / BEST, best)
             self._stepper.end_epoch(predictions.loss)
-            self._place = _Place(loader=self._feed.state(), history=(*history, result))
+            self._place = _Place(loader=self._feed.state(), history=history)
             self._loss_sum.zero_()
             self._mean_loss = 0.0
-            if result.best and self.world.is_first:
-                save_checkpoint(self._run / BEST, self._checkpoint(tensors=self._stepper.evaluated_tensors(), state={}))
             self._save_locked()
         self._publish_history()
         hint = self._clock.hint(
@@ -393,7 +344,7 @@ class Trainer:
             all_samples=len(self._loader.split) + len(self._dev_loader.split),
             shards=self._loader.split.source.location.rpartition("/")[0],
         )
-        if hint and not history and self.world.is_first and not self.config.crop_and_flip:  # that needs pictures
+        if hint and len(history) == 1 and self.world.is_first and not self.config.crop_and_flip:  # that needs pictures
             _LOG.info("%s", hint)
         return result
 
@@ -447,11 +398,13 @@ class Trainer:
             "world_size": self.world.size,
             "data": self._data,
         }
-        checkpoint = self._checkpoint(tensors=self._stepper.tensors(), state=state)
+        checkpoint = self._checkpoint(place.history, tensors=self._stepper.tensors(), state=state)
         save_step_checkpoint(self._run, checkpoint, step=self._stepper.num_steps, keep=self.config.keep_checkpoints)
         self._saved_steps = self._stepper.num_steps
 
-    def _checkpoint(self, *, tensors: dict[str, Tensor], state: dict[str, Any]) -> Checkpoint:
+    def _checkpoint(
+        self, history: Sequence[EpochResult], *, tensors: dict[str, Tensor], state: dict[str, Any]
+    ) -> Checkpoint:
         return Checkpoint(
             model_config=self.model.config,
             train_config=self.config,
@@ -460,7 +413,7 @@ class Trainer:
             train_counts=self._counts,
             text_config=self.model.text_config(),
             frozen_sha256=self._frozen_sha256,
-            state={"history": [asdict(item) for item in self._place.history], **state},
+            state={"history": [asdict(item) for item in history], **state},
             tensors=tensors,
         )
 

@@ -11,7 +11,7 @@ import pytest
 
 from mmsent.checkpoints import checkpoint_paths
 from mmsent.interrupt import SignalWatch
-from mmsent.trainer import EpochResult, StepInfo
+from mmsent.results import EpochResult, StepInfo
 from tests.mmsent.test_train import CONFIG, assert_same_run, run, shards
 
 __all__ = ["shards"]

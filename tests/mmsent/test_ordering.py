@@ -12,7 +12,7 @@ from mmsent.checkpoints import checkpoint_paths
 from mmsent.config import OrderKind, TrainConfig
 from mmsent.errors import TrainingError
 from mmsent.ordering import training_order
-from mmsent.trainer import StepInfo
+from mmsent.results import StepInfo
 from shards.reader import Split
 from tests.mmsent.test_train import CONFIG, SMALL, StopHereError, assert_same_run, run
 from tests.samples import make_sample, with_labels, write_split

@@ -11,6 +11,7 @@ from mmsent.losses import MultitaskLoss
 from mmsent.model import MultimodalModel
 from mmsent.stepper import Stepper
 from shards.schema import MELD_LABELS
+from tests.encoders import save_bert
 from tests.mmsent.batches import make_batch
 from tests.samples import make_spec
 
@@ -23,22 +24,7 @@ CONFIG = TrainConfig(learning_rate=1e-3, max_grad_norm=1e9, max_epochs=2)
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of two layers without dropout, for the tokens of the samples."""
-    from transformers import BertConfig, BertModel
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("encoder") / "scratch"
-    config = BertConfig(
-        vocab_size=50,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=16,
-        hidden_dropout_prob=0,
-        attention_probs_dropout_prob=0,
-        max_position_embeddings=16,
-    )
-    BertModel(config).save_pretrained(folder)
-    return folder
+    return save_bert(tmp_path_factory.mktemp("encoder") / "scratch", num_layers=2)
 
 
 def make_stepper(encoder: Path, config: TrainConfig = CONFIG, *, trained: bool = True) -> Stepper:

@@ -6,17 +6,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmsent.checkpoint import load_checkpoint, save_checkpoint
+from mmsent.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mmsent.checkpoints import checkpoint_paths
 from mmsent.config import ModelConfig, Precision, Selection, TrainConfig
 from mmsent.errors import CheckpointError, EncoderError, TrainingError
 from mmsent.precision import resolve_precision
 from mmsent.report import evaluate_run
+from mmsent.results import EpochResult, StepInfo, TrainResult
 from mmsent.statistics import logmel_statistics
 from mmsent.train import train
-from mmsent.trainer import BEST, EpochResult, StepInfo, TrainResult
+from mmsent.trainer import BEST
 from shards.errors import ShardCorruptError, ShardError, SpecMismatchError
 from shards.reader import Split
+from tests.encoders import save_bert
 from tests.samples import make_sample, make_spec, with_byte_changed, write_split
 
 MODEL = ModelConfig(text_encoder="scratch", video_weights="none")
@@ -287,6 +289,26 @@ def test_evaluating_a_split_that_is_not_there_names_those_that_are(shards: Path,
         evaluate_run(shards, tmp_path, split="final")
 
 
+def test_a_disk_that_is_full_when_the_best_weights_are_saved_loses_no_epoch(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(shards, tmp_path / "whole")
+    num_best = sum(item.best for item in run(shards, tmp_path / "whole", resume=True).epochs)
+    saved: list[Path] = []
+
+    def save(path: Path, checkpoint: Checkpoint) -> None:
+        saved.append(path)
+        if len(saved) == num_best:
+            raise CheckpointError("no room")
+        save_checkpoint(path, checkpoint)
+
+    with monkeypatch.context() as patched, pytest.raises(CheckpointError, match="no room"):
+        patched.setattr("mmsent.trainer.save_checkpoint", save)
+        run(shards, tmp_path / "full")
+    run(shards, tmp_path / "full", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "full")
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # of torch's own use of itself
 def test_compiled_encoders_learn_as_others_do(shards: Path, tmp_path: Path) -> None:
@@ -336,13 +358,7 @@ def test_shards_with_labels_in_another_order_or_of_other_names_are_refused(
 
 
 def test_a_run_whose_frozen_weights_are_gone_or_others_is_refused(shards: Path, tmp_path: Path) -> None:
-    from transformers import BertConfig, BertModel
-
-    folder = tmp_path / "scratch"
-    BertModel(
-        BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-    ).save_pretrained(folder)
-    model = replace(SMALL, text_encoder=str(folder))
+    model = replace(SMALL, text_encoder=str(save_bert(tmp_path / "scratch")))
     run(shards, tmp_path / "run", model=model, config=replace(CONFIG, max_epochs=1))
     frozen = tmp_path / "run" / "frozen.safetensors"
     raw = frozen.read_bytes()

@@ -1,0 +1,62 @@
+"""What a run says of itself: after a step, after an epoch, at its end."""
+
+from dataclasses import dataclass
+
+from mmsent.config import Selection
+from mmsent.precision import ResolvedPrecision
+
+__all__ = ["EpochResult", "StepInfo", "TrainResult"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepInfo:
+    """Where an epoch stands."""
+
+    epoch: int
+    step: int
+    num_steps: int
+    loss: float
+    """Mean over the epoch so far; on a GPU as of the last look at it."""
+    samples_per_second: float
+    wait_share: float
+    """Part of the time in which the trainer waited for the loader, from 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochResult:
+    """One epoch; losses are sums over the tasks."""
+
+    epoch: int
+    train_loss: float
+    dev_loss: float
+    dev_accuracy: dict[str, float]
+    dev_weighted_f1: dict[str, float]
+    learning_rate: float
+    seconds: float
+    """Of the steps, without validation."""
+    samples_per_second: float
+    wait_share: float
+    best: bool
+    """Whether it is the best so far by the config's `selection`, so that its weights are kept."""
+
+    def merit(self, selection: Selection) -> float:
+        """Return by how much it is good; more is better."""
+        if selection == "loss":
+            return -self.dev_loss
+        return sum(self.dev_weighted_f1.values()) / len(self.dev_weighted_f1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """A run that ended, or was asked to end."""
+
+    epochs: tuple[EpochResult, ...]
+    best_epoch: int | None
+    """None while no epoch is finished."""
+    stopped_early: bool
+    signum: int
+    """Of the signal that ended it; 0 if none did."""
+    num_steps: int
+    device: str
+    precision: ResolvedPrecision
+    world_size: int
