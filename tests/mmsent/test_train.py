@@ -302,9 +302,10 @@ def test_a_disk_that_is_full_when_the_best_weights_are_saved_loses_no_epoch(
             raise CheckpointError("no room")
         save_checkpoint(path, checkpoint)
 
-    with monkeypatch.context() as patched, pytest.raises(CheckpointError, match="no room"):
-        patched.setattr("mmsent.trainer.save_checkpoint", save)
+    monkeypatch.setattr("mmsent.trainer.save_checkpoint", save)
+    with pytest.raises(CheckpointError, match="no room"):
         run(shards, tmp_path / "full")
+    monkeypatch.undo()
     run(shards, tmp_path / "full", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "full")
 
