@@ -326,9 +326,8 @@ class Trainer:
         result = replace(result, best=result.merit(selection) > before)
         with self._lock:  # a signal's save waits: best and last are of the same history
             history = (*history, result)
-            if (
-                result.best and self.world.is_first
-            ):  # first: where it fails, the epoch is one that is yet to be validated
+            if result.best and self.world.is_first:
+                # First: where it fails, the epoch is one that is yet to be validated.
                 best = self._checkpoint(history, tensors=self._stepper.evaluated_tensors(), state={})
                 save_checkpoint(self._run / BEST, best)
             self._stepper.end_epoch(predictions.loss)
