@@ -9,14 +9,12 @@ Example:
 
 import argparse
 import json
-import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.commands import HEADER, mmsent, say, scored, table_row
 from mmsent.seeds import seed_folders
 
 __all__ = ["SETTINGS", "Setting"]
@@ -123,12 +121,12 @@ def main() -> None:
     if unknown := set(arguments.only) - set(names):
         parser.error(f"no such settings: {', '.join(sorted(unknown))}; known are {', '.join(names)}")
     arguments.work.mkdir(parents=True, exist_ok=True)
-    _say("| setting | emotion wF1 | emotion macro F1 | sentiment wF1 | training, per seed |")
-    _say("|---|---|---|---|---|")
+    for line in HEADER:
+        say(line)
     for setting in SETTINGS:
         if not arguments.only or setting.name in arguments.only:
             result = _run(setting, arguments.meld, arguments.encoder, arguments.work, arguments.seeds)
-            _say(_row(setting, result))
+            say(table_row(setting.words, result))
 
 
 def _run(setting: Setting, meld: Path, encoder: str, work: Path, seeds: str) -> dict[str, Any]:
@@ -139,34 +137,31 @@ def _run(setting: Setting, meld: Path, encoder: str, work: Path, seeds: str) -> 
         return dict(json.loads(result.read_text()))
     shards = work / f"shards-context-{setting.context}"
     context = ("--context", str(setting.context)) if setting.context else ()
-    _mmsent("preprocess", meld, "--out", shards, "--text-encoder", encoder, *_TINY, *context)
+    mmsent("preprocess", meld, "--out", shards, "--text-encoder", encoder, *_TINY, *context)
     model = ("--modalities", "text", "--text-encoder", encoder)
     if setting.features_of:
         # Each seed trains on the features of that seed's encoder.
         evaluations = {}
         for seed, source in seed_folders(work / f"run-{setting.features_of}").items():
             encoded = work / f"encoded-{setting.name}-{seed}"
-            _mmsent("encode", "--shards", shards, "--out", encoded, "--run", source, "--modalities", "text")
+            mmsent("encode", "--shards", shards, "--out", encoded, "--run", source, "--modalities", "text")
             options = (*_model_of(source), *setting.options)
             folder = run / f"seed-{seed}"
-            _mmsent("train", "--shards", encoded, "--out", folder, *options, "--seed", str(seed), "--resume")
+            mmsent("train", "--shards", encoded, "--out", folder, *options, "--seed", str(seed), "--resume")
             evaluations[seed] = encoded
         found = _over_seeds(run, evaluations)
     else:
         if setting.encoded:
             pooling = _value_of("--text-pooling", setting.options)
             encoded = work / f"encoded-{pooling}-context-{setting.context}"
-            _mmsent(
+            mmsent(
                 "encode", "--shards", shards, "--out", encoded, "--modalities", "text", "--text-encoder", encoder,
                 "--text-pooling", pooling,
             )  # fmt: skip
             shards = encoded
-        _mmsent("train", "--shards", shards, "--out", run, *model, *setting.options, "--seeds", seeds, "--resume")
-        found = json.loads(_mmsent("evaluate", "--shards", shards, "--run", run, "--split", "test", "--json"))["test"]
-    scores = {f"{item['task']} {item['score']}": item for item in found}
-    histories = [json.loads((folder / "history.json").read_text()) for folder in seed_folders(run).values()]
-    seconds = [sum(epoch["seconds"] for epoch in history) for history in histories]
-    value = {"scores": scores, "seconds_per_seed": statistics.fmean(seconds)}
+        mmsent("train", "--shards", shards, "--out", run, *model, *setting.options, "--seeds", seeds, "--resume")
+        found = json.loads(mmsent("evaluate", "--shards", shards, "--run", run, "--split", "test", "--json"))["test"]
+    value = scored(run, found)
     result.write_text(json.dumps(value, indent=1))
     return value
 
@@ -191,29 +186,6 @@ def _model_of(run: Path) -> tuple[str, ...]:
 
 def _value_of(option: str, options: Sequence[str]) -> str:
     return options[options.index(option) + 1] if option in options else "pooler"
-
-
-def _row(setting: Setting, result: dict[str, Any]) -> str:
-    cells = [setting.words]
-    for name in ("emotion weighted F1", "emotion macro F1", "sentiment weighted F1"):
-        score = result["scores"][name]
-        cells.append(f"{100 * score['mean']:.1f} ± {100 * score['deviation']:.1f}")
-    cells.append(f"{result['seconds_per_seed']:.0f} s")
-    return f"| {' | '.join(cells)} |"
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
-def _mmsent(*arguments: object) -> str:
-    """Run a command of ours; its progress and logs go to this terminal."""
-    command = [sys.executable, "-c", "import cli; cli.main()", *map(str, arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"mmsent {' '.join(map(str, arguments))} ended with {done.returncode}")
-    return done.stdout
 
 
 if __name__ == "__main__":
