@@ -3,6 +3,7 @@
 Shape letters: n rows, L tokens, W width of a backbone, D feature width.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -104,6 +105,8 @@ def _pretrained(name: str, *, pooling: TextPooling) -> Any:
     import transformers
 
     auto_model: Any = transformers.AutoModel
+    if Path(name).is_dir():
+        transformers.utils.logging.disable_progress_bar()  # of a blink; a download keeps its own
     try:
         config = transformers.AutoConfig.from_pretrained(name)
         _check_architecture(config, name)  # before gigabytes are downloaded
