@@ -106,7 +106,8 @@ def _pretrained(name: str, *, pooling: TextPooling) -> Any:
 
     auto_model: Any = transformers.AutoModel
     if Path(name).is_dir():
-        transformers.utils.logging.disable_progress_bar()  # of a blink; a download keeps its own
+        bars: Any = transformers.utils.logging  # not typed either
+        bars.disable_progress_bar()  # of a blink; a download keeps its own
     try:
         config = transformers.AutoConfig.from_pretrained(name)
         _check_architecture(config, name)  # before gigabytes are downloaded
