@@ -89,7 +89,8 @@ class ModelConfig(_Plain):
 
     def __post_init__(self) -> None:
         if not self.modalities or list(self.modalities) != [name for name in MODALITIES if name in self.modalities]:
-            raise ValueError(f"modalities must be some of {MODALITIES}, in this order, got {self.modalities}")
+            got = ", ".join(self.modalities) or "none"
+            raise ValueError(f"modalities must be some of {', '.join(MODALITIES)}, in this order, got {got}")
         if unknown := set(self.train_encoders) - {"video", "text"}:
             raise ValueError(f"train_encoders names pre-trained encoders, video or text, got {sorted(unknown)}")
         if unused := set(self.train_encoders) - set(self.modalities):

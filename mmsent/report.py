@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from mmsent.evaluate import Predictions, predict, score
 from mmsent.metrics import TaskScore
 from mmsent.plots import plot_confusion, plot_curves
 from mmsent.precision import ResolvedPrecision, choose_device, resolve_precision
-from mmsent.results import EpochResult
+from mmsent.results import EpochResult, is_finished
 from mmsent.trainer import BEST
 from shards.cache import ShardCache
 from shards.errors import describe
@@ -24,6 +25,8 @@ from shards.reader import Split
 from shards.store import open_split
 
 __all__ = ["Evaluation", "evaluate_run"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +105,9 @@ def evaluate_run(shards: str | Path, run: Path, *, split: str, cache: ShardCache
         except (ValueError, TypeError) as exc:
             then = "delete it: the curves are then drawn up to the best epoch"
             raise CheckpointError(describe(f"the history cannot be read: {exc}", file=history, then=then)) from exc
+    if not is_finished(epochs, checkpoint.train_config):
+        most = checkpoint.train_config.max_epochs
+        _LOG.warning("the run in %s is not finished: %d of at most %d epochs are made", run, len(epochs), most)
     _write(evaluation, predictions, samples, epochs)
     return evaluation
 

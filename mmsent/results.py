@@ -1,11 +1,12 @@
 """What a run says of itself: after a step, after an epoch, at its end."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmsent.config import Selection
+from mmsent.config import Selection, TrainConfig
 from mmsent.precision import ResolvedPrecision
 
-__all__ = ["EpochResult", "StepInfo", "TrainResult"]
+__all__ = ["EpochResult", "StepInfo", "TrainResult", "is_finished", "stopped_early"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,19 @@ class EpochResult:
         if selection == "loss":
             return -self.dev_loss
         return sum(self.dev_weighted_f1.values()) / len(self.dev_weighted_f1)
+
+
+def stopped_early(history: Sequence[EpochResult], config: TrainConfig) -> bool:
+    """Return whether so many epochs in a row were no better that the run ends."""
+    since_best = 0
+    for result in history:
+        since_best = 0 if result.best else since_best + 1
+    return since_best >= config.early_stopping_patience
+
+
+def is_finished(history: Sequence[EpochResult], config: TrainConfig) -> bool:
+    """Return whether a run has no epoch before it."""
+    return len(history) >= config.max_epochs or stopped_early(history, config)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ from mmsent.model import MultimodalModel
 from mmsent.ordering import training_order
 from mmsent.precision import ResolvedPrecision, choose_device, resolve_precision
 from mmsent.profiling import profiled
-from mmsent.results import EpochResult, StepInfo, TrainResult
+from mmsent.results import EpochResult, StepInfo, TrainResult, is_finished, stopped_early
 from mmsent.statistics import logmel_statistics
 from mmsent.stepper import Stepper
 from shards.errors import ExpectedError, describe
@@ -185,7 +185,7 @@ class Trainer:
                 stack.enter_context(profiled(self._run / "profile")) if profile and self.world.is_first else _do_nothing
             )
             try:
-                while len(self._place.history) < self.config.max_epochs and not self._stopped_early():
+                while not is_finished(self._place.history, self.config):
                     self._train_epoch(on_step, after_step)
                     result = self._finish_epoch()
                     if board is not None:
@@ -205,7 +205,7 @@ class Trainer:
         return TrainResult(
             epochs=self._place.history,
             best_epoch=max((result.epoch for result in self._place.history if result.best), default=None),
-            stopped_early=self._stopped_early(),
+            stopped_early=stopped_early(self._place.history, self.config),
             signum=self._signum,
             num_steps=self._stepper.num_steps,
             device=self.device.type,
@@ -351,12 +351,6 @@ class Trainer:
         if self.world.is_first:
             content = json.dumps([asdict(item) for item in self._place.history], indent=1)
             publish(self._run / "history.json", f"{content}\n".encode())
-
-    def _stopped_early(self) -> bool:
-        since_best = 0
-        for result in self._place.history:
-            since_best = 0 if result.best else since_best + 1
-        return since_best >= self.config.early_stopping_patience
 
     def _end_if_asked(self) -> None:
         self._signum = self._agreement.say(self._watch.signum)

@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cli import app
+from cli.main import app
 from tests.commands import ROOT, environment, mmsent
 
 COMMANDS = ("make-demo", "doctor", "preprocess", "index", "verify", "encode", "train", "evaluate", "bench")
@@ -139,10 +139,12 @@ def test_one_of_several_processes_that_does_not_know_its_place_is_refused_rather
         (("--video-encoder", "mc3_18", "--modalities", "audio"), "for video"),
         (("--fusion", "gated", "--modalities", "audio"), "several modalities"),
         (("--accumulation-steps", "64"), "no 64 parts"),
-        (("--ema-decay", "1"), "below 1"),
+        (("--ema-decay", "1"), "--ema-decay must be from 0 to below 1"),
+        (("--epochs", "0"), "--epochs must be at least 1"),
+        (("--modalities", ","), "--modalities must be some of video, audio, text, in this order, got none"),
     ],
 )
-def test_an_option_of_train_that_would_have_no_effect_is_wrong_usage(
+def test_an_option_of_train_that_cannot_be_as_it_is_given_is_wrong_usage(
     options: tuple[str, ...], said: str, tmp_path: Path
 ) -> None:
     arguments = ["train", "--shards", str(tmp_path), "--out", str(tmp_path / "run"), *options]

@@ -89,7 +89,7 @@ def test_a_data_set_of_other_labels_goes_from_clips_to_scores(
 def test_labels_that_look_like_markup_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 
-    import drawing
+    from cli import drawing
     from mmsent.metrics import score_task
     from mmsent.report import Evaluation
     from shards.schema import LabelSet

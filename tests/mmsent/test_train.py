@@ -90,6 +90,23 @@ def test_a_run_that_ended_goes_on_with_more_epochs(shards: Path, tmp_path: Path)
     assert_same_run(tmp_path / "whole", tmp_path / "more")
 
 
+def test_scoring_says_that_a_run_has_epochs_before_it(
+    shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stop(info: StepInfo) -> None:
+        if info.epoch == 1:
+            raise StopHereError
+
+    with pytest.raises(StopHereError):
+        run(shards, tmp_path / "run", on_step=stop)
+    evaluate_run(shards, tmp_path / "run", split="dev")
+    assert "is not finished: 1 of at most 3 epochs are made" in caplog.text
+    run(shards, tmp_path / "run", resume=True)
+    caplog.clear()
+    evaluate_run(shards, tmp_path / "run", split="dev")
+    assert "not finished" not in caplog.text
+
+
 @pytest.mark.slow
 def test_all_three_encoders_learn_together(shards: Path, tmp_path: Path) -> None:
     result = run(shards, tmp_path / "run", model=MODEL, config=replace(CONFIG, max_epochs=3))

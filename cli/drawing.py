@@ -1,7 +1,9 @@
 """What the `mmsent` command draws on the terminal: tables and lines of what was found, made or measured."""
 
+import json
 import logging
 import statistics
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +31,7 @@ __all__ = [
     "print_diagnosis",
     "print_estimate",
     "print_evaluation",
+    "print_json",
     "print_next",
     "print_reports",
     "print_scores_over_seeds",
@@ -264,3 +267,8 @@ def size_text(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+def print_json(value: object) -> None:
+    """Write one JSON document to standard output."""
+    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
