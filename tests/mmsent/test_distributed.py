@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from mmsent.checkpoints import checkpoint_paths
+from mmsent.checkpoints import checkpoint_paths, load_last_checkpoint
 from mmsent.distributed import world_from_environment
 from mmsent.errors import TrainingError
 from tests.commands import COMMAND, ROOT, environment, left_alive
 from tests.encoders import save_bert
+from tests.mmsent.test_train import assert_same_run
 from tests.samples import make_sample, make_spec, write_split
 
 SPEC = make_spec(num_frames=8, size=32)
@@ -104,12 +105,17 @@ def test_ranks_of_which_now_one_and_now_the_other_has_a_clip_exchange_in_one_ord
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_rank_that_is_killed_ends_the_other_with_a_message(
+def test_a_rank_that_is_killed_ends_the_other_with_a_message_and_the_run_goes_on(
     shards: Path, encoder: Path, tmp_path: Path, killed: int
 ) -> None:
-    train = ("train", "--shards", shards, "--out", tmp_path / "run", "--text-encoder", encoder, "--modalities")
-    ranks = start_ranks(2, *train, "audio,text", "--batch-size", "2", "--epochs", "100000", command=COMMAND)
-    while not checkpoint_paths(tmp_path / "run"):
+    def start(run: Path, epochs: int) -> list["subprocess.Popen[str]"]:
+        options = ("--modalities", "audio,text", "--batch-size", "2", "--precision", "fp32", "--epochs", epochs)
+        train = ("train", "--shards", shards, "--out", run, "--text-encoder", encoder, *options, "--resume")
+        return start_ranks(2, *train, command=COMMAND)
+
+    run = tmp_path / "run"
+    ranks = start(run, 100_000)
+    while not checkpoint_paths(run):
         assert [process.poll() for process in ranks] == [None, None]
         time.sleep(0.01)
     os.killpg(ranks[killed].pid, signal.SIGKILL)
@@ -119,6 +125,14 @@ def test_a_rank_that_is_killed_ends_the_other_with_a_message(
     assert "Traceback" not in said
     ranks[killed].communicate()
     assert [left_alive(process.pid) for process in ranks] == [[], []]
+    last = load_last_checkpoint(run)
+    assert last is not None
+    epochs = len(last.state["history"]) + 1
+    for folder in (run, tmp_path / "never-killed"):
+        again = start(folder, epochs)
+        said_of_each = [process.communicate(timeout=300) for process in again]
+        assert [process.returncode for process in again] == [0, 0], said_of_each
+    assert_same_run(tmp_path / "never-killed", run)
 
 
 @pytest.mark.slow
