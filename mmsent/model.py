@@ -290,7 +290,8 @@ def _encoder(
         with _drawn_apart(name):
             text = load_text_model(config.text_encoder, pooling=config.text_pooling, config=text_config, spec=spec.text)
         width = text.config.hidden_size
-    return TextEncoder(text, pooling=config.text_pooling, width=width, feature_dim=feature_dim)
+    context = spec.text.context_utterances > 0
+    return TextEncoder(text, pooling=config.text_pooling, width=width, feature_dim=feature_dim, context=context)
 
 
 @contextmanager

@@ -20,13 +20,25 @@ __all__ = ["TextEncoder", "load_text_model", "scratch_text_config"]
 class TextEncoder(nn.Module):
     """A Hugging Face encoder, its output pooled -> Linear."""
 
-    def __init__(self, backbone: nn.Module | None, *, pooling: TextPooling, width: int, feature_dim: int) -> None:
-        """Put an encoder together; without a backbone it goes on from `width` values that one gave before."""
+    def __init__(
+        self,
+        backbone: nn.Module | None,
+        *,
+        pooling: TextPooling,
+        width: int,
+        feature_dim: int,
+        context: bool = False,
+    ) -> None:
+        """Put an encoder together; without a backbone it goes on from `width` values that one gave before.
+
+        With `context` earlier utterances stand before the one that is meant: then a mean is over its tokens alone.
+        """
         super().__init__()
         self.backbone = backbone
         self.width = width
         self.head = nn.Linear(width, feature_dim)
         self._pooling = pooling
+        self._context = context
 
     def encode(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
         """Return `(n, W)` of the backbone for `(n, L)` int64 with mask `(n, L)` bool, n at least 1."""
@@ -38,7 +50,7 @@ class TextEncoder(nn.Module):
         elif self._pooling == "cls":
             pooled = output.last_hidden_state[:, 0]
         else:
-            mask = token_mask.unsqueeze(2)
+            mask = (_own(tokens, token_mask) if self._context else token_mask).unsqueeze(2)
             total = output.last_hidden_state.float().masked_fill(~mask, 0).sum(dim=1)
             pooled = total / mask.sum(dim=1).clamp(min=1)
         return pooled
@@ -47,6 +59,23 @@ class TextEncoder(nn.Module):
         """Encode `(n, L)` int64 with mask `(n, L)` bool to `(n, D)`."""
         features: Tensor = self.head(self.encode(tokens, token_mask))
         return features
+
+
+def _own(tokens: Tensor, token_mask: Tensor) -> Tensor:
+    """Return `(n, L)` bool, True behind the closing token of the last earlier utterance: the whole text without one.
+
+    `[CLS] earlier [SEP] own [SEP]`: an earlier utterance ends with the token with which all ends, as `docs/format.md`
+    says; RoBERTa's `</s></s>` with two of them.
+
+    Args:
+        tokens: `(n, L)`.
+        token_mask: `(n, L)` bool, True where a token is real.
+    """
+    places = torch.arange(tokens.shape[1], device=tokens.device)
+    last = token_mask.sum(dim=1, keepdim=True) - 1  # (n, 1)
+    closing = tokens.gather(1, last.clamp(min=0))  # (n, 1)
+    start = torch.where((tokens == closing) & (places < last), places + 1, 0).amax(dim=1, keepdim=True)
+    return token_mask & (places >= start)
 
 
 def scratch_text_config(spec: TextSpec) -> dict[str, Any]:

@@ -74,6 +74,28 @@ def test_padding_of_a_text_never_changes_a_result(kind: str, pooling: TextPoolin
     torch.testing.assert_close(model(padded, mask.unsqueeze(0)), alone, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("before", "own"),
+    [
+        ([], [1, 9, 8, 2]),
+        ([1, 5, 2], [9, 8, 2]),
+        ([1, 5, 2, 6, 7, 2], [9, 2]),
+        ([0, 5, 2, 2], [9, 8, 2]),
+        ([1, 5, 2], [2]),  # all of the text was cut
+    ],
+)
+def test_with_context_the_mean_is_over_the_own_utterance(before: list[int], own: list[int]) -> None:
+    model = TextEncoder(built("bert", "mean"), pooling="mean", width=16, feature_dim=4, context=True).eval()
+    tokens = torch.tensor([[*before, *own, 0, 0], [1, *[7] * (len(before) + len(own) - 1), 2, 0]])
+    mask = torch.tensor([[True] * (len(before) + len(own)) + [False] * 2, [True] * (tokens.shape[1] - 1) + [False]])
+    encoded = model.encode(tokens, mask)
+    assert model.backbone is not None
+    hidden = model.backbone(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
+    length = len(before) + len(own)
+    torch.testing.assert_close(encoded[0], hidden[0, len(before) : length].mean(dim=0))
+    torch.testing.assert_close(encoded[1], hidden[1, : length + 1].mean(dim=0))
+
+
 def test_the_mean_is_over_the_real_tokens() -> None:
     model = encoder("bert", "mean")
     tokens, mask = real_tokens(5), torch.tensor([[True, True, True, False, False]])
