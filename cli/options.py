@@ -93,7 +93,7 @@ TextEncoderOption = Annotated[
 TextPoolingOption = Annotated[
     TextPooling,
     typer.Option(
-        help="What is taken of its output: BERT's pooler, the first token, or the mean of all.",
+        help="What is taken of its output: BERT's pooler, the first token, or the mean of the utterance's.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]

@@ -65,8 +65,8 @@ class ModelConfig(_Plain):
     text_encoder: str = DEFAULT_TEXT_ENCODER
     """A Hugging Face name, a local folder, or `scratch`: a small BERT from random weights for the shards' tokenizer."""
     text_pooling: TextPooling = "pooler"
-    """What of the text encoder's output is taken: BERT's `pooler`, the first token (`cls`), or the `mean` of the real
-    tokens, which scores higher with a frozen encoder (docs/results.md)."""
+    """What of the text encoder's output is taken: BERT's `pooler`, the first token (`cls`), or the `mean` of the
+    utterance's own tokens, which scores higher with a frozen encoder (docs/results.md)."""
     video_encoder: VideoEncoderName = "r3d_18"
     """A video model of torchvision, by its name there."""
     video_weights: str = "kinetics"
