@@ -146,7 +146,10 @@ def restore_model(checkpoint: Checkpoint, run: Path) -> MultimodalModel:
         if checkpoint.frozen_sha256:
             model.load_frozen_state(_load_frozen(run / FROZEN))
     except RuntimeError as exc:
-        raise CheckpointError(describe(f"the weights do not fit the network they claim to be of: {exc}")) from exc
+        reason = (str(exc).strip().splitlines() or [""])[-1].strip()
+        what = f"the weights do not fit the network they claim to be of: {reason}"
+        then = "copy the whole folder of the run again from where it was made"
+        raise CheckpointError(describe(what, file=run, then=then)) from exc
     if model.frozen_sha256() != dict(checkpoint.frozen_sha256):
         what = "the weights of frozen encoders are not those that the run was trained with"
         then = "copy the file again from where the run was made"

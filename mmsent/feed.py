@@ -1,7 +1,9 @@
 """Batches on the device, one ahead of the step that is computed."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
@@ -9,7 +11,7 @@ import torch
 from mmsent.batch import Batch, to_device
 from shards.loader import HostBatch, LoaderState, ShardLoader
 
-__all__ = ["DeviceFeed", "Transfer", "ahead_by_one"]
+__all__ = ["DeviceFeed", "StepQueue", "Transfer", "ahead_by_one"]
 
 _STEPS_AHEAD = 2
 """Steps that a GPU has been given and has not finished: enough that it never waits for the CPU."""
@@ -25,12 +27,17 @@ class DeviceFeed:
     On a GPU the copy of a batch runs on a stream of its own while the step before it computes, provided that the loader
     was given `mmsent.batch.allocate_pinned`. On a CPU the large arrays are shared with the loader, not copied. In
     either case a batch is valid until the next one is asked for.
+
+    Attributes:
+        wait_seconds: For how long the device had nothing to do because a batch was not there yet, since the beginning;
+            on a GPU as of the last step that it has finished.
     """
 
     def __init__(self, loader: ShardLoader, device: torch.device) -> None:
         self._loader = loader
         self._device = device
         self._state = loader.state()
+        self.wait_seconds = 0.0
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -46,17 +53,28 @@ class DeviceFeed:
 
     def __iter__(self) -> Iterator[Batch]:
         self._loader.seek(self._state)  # it may be a batch ahead of what was handed out
-        if self._device.type == "cuda":
+        on_gpu = self._device.type == "cuda"
+        if on_gpu:
             stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             batches = ahead_by_one(self._places(), lambda item: _Upload(*item, self._device, stream))
         else:
             batches = ((to_device(host, self._device), state) for host, state in self._places())
-        queue = _StepQueue(self._device)
-        for batch, state in batches:
-            self._state = state
+        queue = StepQueue()
+        while True:
+            asked = time.perf_counter()
+            arrived = next(batches, None)
+            waited = time.perf_counter() - asked
+            if arrived is None:
+                break
+            batch, self._state = arrived
+            if not on_gpu:
+                self.wait_seconds += waited
+                yield batch
+                continue
+            queue.begin(waited)
             yield batch
-            if self._device.type == "cuda":
-                queue.add()
+            self.wait_seconds += queue.end()
+        self.wait_seconds += queue.finish()
         self._state = self._loader.state()  # the next epoch
 
     def _places(self) -> Iterator[tuple[HostBatch, LoaderState]]:
@@ -64,19 +82,63 @@ class DeviceFeed:
             yield host, self._loader.state()
 
 
-class _StepQueue:
-    """The steps that a GPU was given: without a bound the CPU runs ahead of it, and each step holds its batch."""
+@dataclass(slots=True)
+class _Step:
+    """A step that a GPU was given, as marks in its stream of work."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._ends: deque[torch.cuda.Event] = deque()
+    begin: torch.cuda.Event
+    end: torch.cuda.Event
+    waited: float
+    """Seconds for which the CPU waited for the batch before it."""
 
-    def add(self) -> None:
-        """Note the end of what the GPU was given so far; return when no more than `_STEPS_AHEAD` steps are left."""
-        self._ends.append(torch.cuda.Event())  # type: ignore[no-untyped-call]
-        self._ends[-1].record(torch.cuda.current_stream(self._device))
-        if len(self._ends) > _STEPS_AHEAD:
-            self._ends.popleft().synchronize()
+
+class StepQueue:
+    """The steps that a GPU was given: without a bound the CPU runs ahead of it, and each step holds its batch.
+
+    The CPU waits for a batch while the GPU still computes, so its own time says little of whether data came too late.
+    What counts is the gap between two steps on the GPU, as far as the CPU waited for data meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._steps: deque[_Step] = deque()
+        self._last_end: torch.cuda.Event | None = None
+
+    def begin(self, waited: float) -> None:
+        """Note that a step is given now, after the CPU waited so many seconds for its batch."""
+        self._steps.append(_Step(begin=_mark(), end=_new_mark(), waited=waited))
+
+    def end(self) -> float:
+        """Note that all of the step was given; return when no more than `_STEPS_AHEAD` steps are left.
+
+        Returns:
+            Seconds for which the GPU had to wait for the data of a step that is over by now.
+        """
+        self._steps[-1].end.record()
+        return self._leave(_STEPS_AHEAD)
+
+    def finish(self) -> float:
+        """Wait for all that was given; return as `end`."""
+        return self._leave(0)
+
+    def _leave(self, count: int) -> float:
+        idle = 0.0
+        while len(self._steps) > count:
+            step = self._steps.popleft()
+            step.end.synchronize()
+            gap = step.waited if self._last_end is None else self._last_end.elapsed_time(step.begin) / 1000
+            idle += min(gap, step.waited)
+            self._last_end = step.end
+        return idle
+
+
+def _mark() -> torch.cuda.Event:
+    mark = _new_mark()
+    mark.record()
+    return mark
+
+
+def _new_mark() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 class Transfer(Protocol[U_co]):

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmsent.checkpoint import check_fit, load_checkpoint, restore_model
+from mmsent.checkpoint import Checkpoint, check_fit, load_checkpoint, restore_model
+from mmsent.config import TrainConfig
 from mmsent.errors import CheckpointError
 from mmsent.evaluate import Predictions, predict, score
 from mmsent.metrics import TaskScore
 from mmsent.plots import plot_confusion, plot_curves
 from mmsent.precision import ResolvedPrecision, choose_device, resolve_precision
-from mmsent.results import EpochResult, is_finished
+from mmsent.results import RUN, EpochResult, is_finished
 from mmsent.trainer import BEST
 from shards.cache import ShardCache
 from shards.errors import describe
@@ -105,11 +106,24 @@ def evaluate_run(shards: str | Path, run: Path, *, split: str, cache: ShardCache
         except (ValueError, TypeError) as exc:
             then = "delete it: the curves are then drawn up to the best epoch"
             raise CheckpointError(describe(f"the history cannot be read: {exc}", file=history, then=then)) from exc
-    if not is_finished(epochs, checkpoint.train_config):
-        most = checkpoint.train_config.max_epochs
+    config = _config_of(run, checkpoint)
+    if not is_finished(epochs, config):
+        most = config.max_epochs
         _LOG.warning("the run in %s is not finished: %d of at most %d epochs are made", run, len(epochs), most)
     _write(evaluation, predictions, samples, epochs)
     return evaluation
+
+
+def _config_of(run: Path, checkpoint: Checkpoint) -> TrainConfig:
+    """Return how a run was trained when it was started last: some options may change when it goes on."""
+    path = run / RUN
+    if not path.is_file():  # a folder of which only the best checkpoint was copied
+        return checkpoint.train_config
+    try:
+        return TrainConfig.from_json(json.loads(path.read_bytes())["train"])
+    except (ValueError, TypeError, KeyError) as exc:
+        then = "delete it: the options are then those of the best checkpoint"
+        raise CheckpointError(describe(f"the options of the run cannot be read: {exc}", file=path, then=then)) from exc
 
 
 def _write(evaluation: Evaluation, predictions: Predictions, samples: Split, epochs: list[EpochResult]) -> None:

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from mmsent.config import Selection, TrainConfig
 from mmsent.precision import ResolvedPrecision
 
-__all__ = ["EpochResult", "StepInfo", "TrainResult", "is_finished", "stopped_early"]
+__all__ = ["RUN", "EpochResult", "StepInfo", "TrainResult", "is_finished", "stopped_early"]
+
+RUN = "run.json"
+"""How a run is trained, in its folder, as of its last start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -171,12 +171,13 @@ class Stepper:
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Go on from what `tensors` and `state` gave."""
+        trained = [item for group in self._optimizer.param_groups for item in group["params"]]
         slots: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             if part == "optimizer":
                 number, _, key = rest.partition(".")
-                slots.setdefault(int(number), {})[key] = tensor
+                slots.setdefault(int(number), {})[key] = _laid_out_as(trained[int(number)], tensor)
         self.model.load_trained_state(_under("model", tensors))
         if self.average is not None:
             self.average.model.load_trained_state(_under("average", tensors))
@@ -249,6 +250,16 @@ def _parts(batch: Batch, count: int) -> Iterator[Batch]:
         stop = start + size + (number < larger)
         yield batch.part(start, stop)
         start = stop
+
+
+def _laid_out_as(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """Return a tensor of the optimizer in the memory format of its parameter, which fused kernels insist on.
+
+    A file holds it in the plain one; steps are a single number and have no parameter's shape.
+    """
+    if tensor.shape != parameter.shape:
+        return tensor
+    return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
 
 
 def _under(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

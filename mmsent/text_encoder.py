@@ -150,6 +150,12 @@ def _pretrained(name: str, *, pooling: TextPooling) -> Any:
         )
         what = f"the text encoder {name!r} is neither a folder here nor to be had from the Hugging Face hub"
         raise EncoderError(describe(f"{what} ({reason[0]})", then=then)) from exc
+    except EncoderError:
+        raise
+    except Exception as exc:  # of a damaged file: SafetensorError, RuntimeError, UnpicklingError and others
+        lines = str(exc).strip().splitlines() or [""]
+        what = f"the weights of text encoder {name!r} cannot be read: {type(exc).__name__}: {lines[-1].strip()}"
+        raise EncoderError(describe(what, then="download or copy the encoder again")) from exc
     missing = sorted(report["missing_keys"])
     pooler = [key for key in missing if key.startswith("pooler")]
     if pooler and pooling == "pooler":

@@ -11,7 +11,7 @@ from mmsent.checkpoints import CHECKPOINTS, checkpoint_paths, load_last_checkpoi
 from mmsent.config import ModelConfig, TrainConfig
 from mmsent.distributed import ALONE, World
 from mmsent.errors import CheckpointError, TrainingError
-from mmsent.results import EpochResult, StepInfo, TrainResult
+from mmsent.results import RUN, EpochResult, StepInfo, TrainResult
 from mmsent.trainer import BEST, Trainer
 from shards.cache import ShardCache
 from shards.errors import ExpectedError, SpecMismatchError, describe
@@ -96,6 +96,8 @@ def train(
         _check_same(last, run, model_config=model_config, train_config=train_config)
         check_fit(last, train_split, path=checkpoint_paths(run)[-1])
         trainer = Trainer.resumed(last, train_split, dev_split, run, train_config=train_config, world=world)
+        if world.is_first:
+            _write_run(run, shards, train_split, trainer)
     return trainer.run(profile=profile, on_step=on_step, on_epoch=on_epoch, on_exit=on_exit)
 
 
@@ -152,10 +154,10 @@ def _last_checkpoint(run: Path, *, resume: bool) -> Checkpoint | None:
         raise TrainingError(
             describe(what, file=run, then="choose another --out; `mmsent evaluate` still reads this one")
         )
-    if run.is_dir() and any(run.glob("seed-*/run.json")):
+    if run.is_dir() and any(run.glob(f"seed-*/{RUN}")):
         then = "go on with `--seeds`, or choose another --out"
         raise TrainingError(describe("the folder holds the runs of several seeds", file=run, then=then))
-    if run.exists() and not (run / "run.json").is_file() and any(run.iterdir()):
+    if run.exists() and not (run / RUN).is_file() and any(run.iterdir()):
         what = "the folder is not empty and holds no run to go on from"
         raise TrainingError(describe(what, file=run, then="choose another --out"))
     if resume:
@@ -173,7 +175,7 @@ def _check_same(last: Checkpoint, run: Path, *, model_config: ModelConfig, train
 
 
 def _write_run(run: Path, shards: str | Path, split: Split, trainer: Trainer) -> None:
-    """Write what a person wants to know of a run without opening a checkpoint."""
+    """Write how the run is trained from now on: what a person wants to know of it without opening a checkpoint."""
     run.mkdir(parents=True, exist_ok=True)
     value = {
         "shards": str(shards),
@@ -186,4 +188,4 @@ def _write_run(run: Path, shards: str | Path, split: Split, trainer: Trainer) ->
         "labels": {item.task: list(item.names) for item in split.label_sets},
         "versions": {name: version(name) for name in ("torch", "torchvision", "transformers")},
     }
-    publish(run / "run.json", (json.dumps(value, indent=1) + "\n").encode())
+    publish(run / RUN, (json.dumps(value, indent=1) + "\n").encode())

@@ -232,14 +232,15 @@ class Trainer:
         self.model.train()
         num_steps = len(self._feed)
         batches = iter(self._feed)
-        clock = time.perf_counter()
+        clock, waited = time.perf_counter(), self._feed.wait_seconds
         while True:
             self._end_if_asked()
-            asked = time.perf_counter()
             batch = next(batches, None)
+            sums = self._place.sums
+            sums = replace(sums, wait_seconds=sums.wait_seconds + self._feed.wait_seconds - waited)
+            self._place, waited = replace(self._place, sums=sums), self._feed.wait_seconds
             if batch is None:
                 break
-            waited = time.perf_counter() - asked
             self._step(batch)
             self._clock.look(batch, self._stepper.num_steps)
             after_step()
@@ -247,9 +248,8 @@ class Trainer:
             self._look(step, num_steps=num_steps)
             now = time.perf_counter()
             sums = self._place.sums
-            sums = replace(sums, seconds=sums.seconds + now - clock, wait_seconds=sums.wait_seconds + waited)
+            self._place = replace(self._place, sums=replace(sums, seconds=sums.seconds + now - clock))
             clock = now
-            self._place = replace(self._place, sums=sums)
             on_step(self._info(step=step, num_steps=num_steps))
             if step % self.config.checkpoint_steps == 0 and step < num_steps:
                 self._save()

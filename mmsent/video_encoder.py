@@ -93,18 +93,11 @@ def load_video_model(name: VideoEncoderName, weights: str) -> tuple[nn.Module, i
     """
     from torchvision.models import get_model
 
+    model = get_model(name, weights=None)
     if weights == "kinetics":
-        pretrained = _weights(name)
-        try:
-            model = get_model(name, weights=pretrained)
-        except OSError as exc:
-            what = f"the Kinetics weights of {name} cannot be downloaded: {exc}"
-            then = f"fetch {pretrained.url} elsewhere and give it by `--video-weights PATH`, or `--video-weights none`"
-            raise EncoderError(describe(what, then=then)) from exc
-    else:
-        model = get_model(name, weights=None)
-        if weights != "none":
-            _load_weights(model, Path(weights), name=name)
+        _fill(model, _kinetics_state(name), name=name, path=_kinetics_path(name))
+    elif weights != "none":
+        _fill(model, _read_state(Path(weights), name=name), name=name, path=Path(weights))
     classifier = _classifier(name)
     *_, last = getattr(model, classifier).modules()  # the layer itself, or the last one of a row
     setattr(model, classifier, nn.Identity())
@@ -138,22 +131,67 @@ def _classifier(name: VideoEncoderName) -> str:
     return "fc" if name in RESNETS else "head"
 
 
-def _load_weights(model: nn.Module, path: Path, *, name: VideoEncoderName) -> None:
-    classifier = f"{_classifier(name)}."
-    then = f"give a state dict of torchvision's {name}"
+def _kinetics_state(name: VideoEncoderName) -> dict[str, Tensor]:
+    """Return torchvision's weights, from its cache or from the network; no code of a pickle runs.
+
+    Raises:
+        EncoderError: if they are not to be had, or what the cache holds is damaged.
+    """
+    pretrained, path = _weights(name), _kinetics_path(name)
+    was_there = path.is_file()
     try:
+        state: dict[str, Tensor] = pretrained.get_state_dict(check_hash=True, weights_only=True)
+    except Exception as exc:  # OSError without a network; of a damaged file anything, from EOFError to UnpicklingError
+        reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+        if was_there:
+            what, then = f"the Kinetics weights of {name} cannot be read: {reason}", "delete the file"
+            raise EncoderError(describe(what, file=path, then=f"{then}: it is downloaded again")) from exc
+        what = f"the Kinetics weights of {name} cannot be downloaded: {reason}"
+        then = f"fetch {pretrained.url} elsewhere and give it by `--video-weights PATH`, or `--video-weights none`"
+        raise EncoderError(describe(what, then=then)) from exc
+    return state
+
+
+def _kinetics_path(name: VideoEncoderName) -> Path:
+    """Return where torchvision keeps what it has downloaded."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(_weights(name).url).name
+
+
+def _read_state(path: Path, *, name: VideoEncoderName) -> dict[str, Tensor]:
+    """Read a state dict.
+
+    Raises:
+        EncoderError: if the file is none.
+    """
+    try:
+        state: Any
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        state = {key: value for key, value in state.items() if not key.startswith(classifier)}
-        missing, unexpected = model.load_state_dict(state, strict=False)
+        return dict(state)
     except Exception as exc:  # the readers raise anything, from OSError to UnpicklingError, on a foreign file
-        reason = str(exc).strip().splitlines() or ["no more is known"]
-        what = f"the weights of {name} cannot be read: {type(exc).__name__}: {reason[0]}"
-        raise EncoderError(describe(what, file=path, then=then)) from exc
+        reason = (str(exc).strip().splitlines() or ["no more is known"])[0]
+        what = f"the weights of {name} cannot be read: {type(exc).__name__}: {reason}"
+        raise EncoderError(describe(what, file=path, then=f"give a state dict of torchvision's {name}")) from exc
+
+
+def _fill(model: nn.Module, state: dict[str, Tensor], *, name: VideoEncoderName, path: Path) -> None:
+    """Give a model the weights of a state dict; those of the classifier are not needed.
+
+    Raises:
+        EncoderError: if they are not the model's.
+    """
+    classifier = f"{_classifier(name)}."
+    then = f"give a state dict of torchvision's {name}"
+    state = {key: value for key, value in state.items() if not key.startswith(classifier)}
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except (RuntimeError, AttributeError, TypeError) as exc:  # other shapes, or no tensors at all
+        reason = (str(exc).strip().splitlines() or [""])[-1].strip()
+        raise EncoderError(describe(f"the weights are not those of {name}: {reason}", file=path, then=then)) from exc
     missing = [key for key in missing if not key.startswith(classifier)]
     if missing or unexpected:
         what = f"the weights are not those of {name}: {len(missing)} missing, {len(unexpected)} unknown"

@@ -1,4 +1,5 @@
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmsent.batch import Batch, allocate_pinned, to_device
-from mmsent.feed import DeviceFeed, ahead_by_one
+from mmsent.feed import DeviceFeed, StepQueue, ahead_by_one
 from shards.errors import ShardCorruptError
 from shards.loader import HostBatch, LoaderState, ShardLoader
 from shards.order import InOrder, Shuffled
@@ -124,6 +125,54 @@ def test_a_feed_that_is_left_ends_its_readers(split: Split) -> None:
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("shard-reader")] == []
 
 
+class FakeEvent:
+    """A mark in the work of a GPU whose clock a test sets."""
+
+    now = 0.0
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        assert enable_timing
+        self._at = -1.0
+
+    def record(self) -> None:
+        self._at = FakeEvent.now
+
+    def synchronize(self) -> None:
+        assert self._at >= 0, "nobody recorded it"
+
+    def elapsed_time(self, end: "FakeEvent") -> float:
+        return (end._at - self._at) * 1000
+
+
+def test_waiting_for_data_is_what_a_gpu_has_to_wait_and_not_what_the_cpu_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.Event", FakeEvent)
+    queue = StepQueue()
+    found = []
+    # Seconds on the GPU before each step, and for which the CPU waited for its batch.
+    for gap, waited in ((9.0, 0.5), (0.0, 0.4), (0.3, 0.4), (0.2, 0.1), (0.0, 0.0)):
+        FakeEvent.now += gap
+        queue.begin(waited)
+        FakeEvent.now += 1
+        found.append(queue.end())
+    found.append(queue.finish())
+    assert found == pytest.approx([0, 0, 0.5, 0, 0.3, 0.1])
+
+
+def test_on_a_cpu_waiting_is_what_the_loader_takes(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = ShardLoader.__iter__
+
+    def slow(self: ShardLoader) -> Iterator[HostBatch]:
+        for batch in plain(self):
+            time.sleep(0.05)
+            yield batch
+
+    monkeypatch.setattr(ShardLoader, "__iter__", slow)
+    feed = DeviceFeed(loader(split), CPU)
+    for _ in feed:
+        time.sleep(0.3)  # a step, which is none of it
+    assert 0.15 <= feed.wait_seconds < 0.6
+
+
 class FakeUpload:
     """A copy of a batch that is made only when it is waited for, as late as a GPU might."""
 
@@ -151,7 +200,7 @@ def test_a_feed_whose_loader_is_one_ahead_stops_and_goes_on_as_if_it_were_not(
 ) -> None:
     monkeypatch.setattr("mmsent.feed._Upload", FakeUpload)  # stands for the GPU that is not here
     monkeypatch.setattr("torch.cuda.Stream", lambda device: None)
-    monkeypatch.setattr("mmsent.feed._StepQueue.add", lambda queue: None)
+    monkeypatch.setattr("torch.cuda.Event", FakeEvent)
     batch_size = data.draw(st.integers(1, COUNT + 2), label="batch size")
     whole = expected(split, epochs=2, batch_size=batch_size)
     stop = data.draw(st.integers(0, len(whole) - 1), label="batches before the stop")

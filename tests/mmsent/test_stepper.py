@@ -165,3 +165,26 @@ def test_what_is_loaded_goes_on_as_what_was_saved(encoder: Path) -> None:
         assert step(first, samples) == step(second, samples)
     assert cast("int", first.state()["num_steps"]) == 3
     assert all(torch.equal(value, second.tensors()[name]) for name, value in first.tensors().items())
+
+
+def test_what_is_loaded_lies_in_memory_as_its_weights_do() -> None:
+    """A file has no memory format; the fused optimizer refuses moments that are laid out unlike their weights."""
+
+    def make() -> Stepper:
+        config = ModelConfig(modalities=("video",), video_weights="none")
+        model = MultimodalModel(config, spec=make_spec(), label_sets=MELD_LABELS, pretrained=True).train()
+        model.use_channels_last()
+        loss = MultitaskLoss(CONFIG, MELD_LABELS, COUNTS, CPU)
+        return Stepper(model, CONFIG, loss=loss, precision="fp32", device=CPU, steps_per_epoch=5)
+
+    stopped, resumed = make(), make()
+    for parameter in stopped.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    stopped.update()
+    resumed.load({name: tensor.contiguous() for name, tensor in stopped.tensors().items()}, stopped.state())
+    ours, theirs = resumed.tensors(), stopped.tensors()
+    assert any(not tensor.is_contiguous() for name, tensor in theirs.items() if name.endswith("exp_avg"))
+    assert {name: tensor.stride() for name, tensor in ours.items()} == {
+        name: tensor.stride() for name, tensor in theirs.items()
+    }
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())

@@ -74,6 +74,19 @@ def test_padding_of_a_text_never_changes_a_result(kind: str, pooling: TextPoolin
     torch.testing.assert_close(model(padded, mask.unsqueeze(0)), alone, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("damage", ["empty", "cut", "other shapes"])
+def test_damaged_weights_are_refused_by_name(tmp_path: Path, damage: str) -> None:
+    folder = saved(tmp_path / "encoder", built("bert", "pooler"))
+    path = Path(folder) / "model.safetensors"
+    if damage == "other shapes":
+        wide = built("bert", "pooler", hidden_size=32)
+        path.write_bytes((Path(saved(tmp_path / "wide", wide)) / "model.safetensors").read_bytes())
+    else:
+        path.write_bytes(path.read_bytes()[: 0 if damage == "empty" else 5000])
+    with pytest.raises(EncoderError, match=r"(?s)encoder' cannot be read: .*next: "):
+        load_text_model(folder, pooling="pooler", config=None, spec=SPEC)
+
+
 @pytest.mark.parametrize(
     ("before", "own"),
     [

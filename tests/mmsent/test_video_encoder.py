@@ -111,6 +111,35 @@ def test_a_foreign_weight_file_is_refused_by_name(tmp_path: Path, content: bytes
         load_video_model("r3d_18", str(path))
 
 
+class Hostile:
+    """What runs code when a pickle is opened."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (Path("hostile-was-here"),)
+
+
+@pytest.mark.parametrize("content", ["good", "cut", "hostile", "of another model"])
+def test_kinetics_weights_come_from_torchvisions_cache_and_run_no_code(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "hub" / "checkpoints" / "r3d_18-b3b3357e.pth"
+    path.parent.mkdir(parents=True)
+    model = load_video_model("mc3_18" if content == "of another model" else "r3d_18", "none")[0]
+    good = model.state_dict()
+    torch.save({"fc.weight": Hostile()} if content == "hostile" else good, path)
+    if content == "good":
+        state = load_video_model("r3d_18", "kinetics")[0].state_dict()
+        assert all(torch.equal(state[name], value) for name, value in good.items())
+        return
+    if content == "cut":
+        path.write_bytes(path.read_bytes()[:10_000])
+    with pytest.raises(EncoderError, match=r"r3d_18-b3b3357e\.pth"):
+        load_video_model("r3d_18", "kinetics")
+    assert not (tmp_path / "hostile-was-here").exists()
+
+
 def test_a_weight_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match=r"nothing\.pth"):
         load_video_model("r3d_18", str(tmp_path / "nothing.pth"))
