@@ -176,10 +176,10 @@ def _over_seeds(run: Path, shards: dict[int, Path]) -> list[dict[str, Any]]:
 
 
 def _model_of(run: Path) -> tuple[str, ...]:
-    """Return the options that name the encoder of a run."""
+    """Return the options that name the encoder of a run: its name alone, since a folder has other weights than it."""
     model = json.loads((run / "run.json").read_text())["model"]
     return (
-        "--modalities", ",".join(model["modalities"]), "--text-encoder", model["text_encoder"],
+        "--modalities", ",".join(model["modalities"]), "--text-encoder", Path(model["text_encoder"]).name,
         "--text-pooling", model["text_pooling"],
     )  # fmt: skip
 

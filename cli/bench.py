@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -32,9 +32,6 @@ from cli.progress import bars_by_name
 from mmsent.config import ModelConfig, TrainConfig
 from shards.errors import ShardError, describe
 from shards.schema import MODALITIES
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["bench_command"]
 

@@ -57,6 +57,9 @@ def training_bars(
     *, shown: bool
 ) -> Iterator[tuple[Callable[["StepInfo"], None], Callable[["EpochResult"], None], Callable[[str], None]]]:
     """Show the steps of an epoch and keep a line of each; on other ranks than the first, show nothing."""
+    if not shown:  # not even an empty bar, which would erase the first rank's line again and again
+        yield _nothing, _nothing, _nothing
+        return
     with progress_bars("{task.fields[info]}") as progress:
         task = progress.add_task("epoch 1", total=None, info="", visible=False)  # what comes before may be an error
 
@@ -68,17 +71,18 @@ def training_bars(
                 completed=info.step,
                 total=info.num_steps,
                 info=text,
-                visible=shown,
+                visible=True,
             )
 
         def on_epoch(result: "EpochResult") -> None:
-            if shown:
-                progress.console.print(epoch_line(result), highlight=False, soft_wrap=True)
+            progress.console.print(epoch_line(result), highlight=False, soft_wrap=True)
 
         def on_exit(line: str) -> None:
-            if not shown:
-                return
             stderr.show_cursor(True)  # the process ends without unwinding, and the bar has hidden it
             stderr.print(f"\n{escape(line)}", highlight=False, soft_wrap=True)
 
         yield on_step, on_epoch, on_exit
+
+
+def _nothing(_: object) -> None:
+    """Stand in for what shows something."""

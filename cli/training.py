@@ -198,6 +198,10 @@ def train_command(
         int,
         typer.Option(help="Epochs without a better one before the run ends.", rich_help_panel=OPTIMISER_PANEL),
     ] = _TRAIN.early_stopping_patience,
+    max_grad_norm: Annotated[
+        float,
+        typer.Option(help="Gradients are scaled down to this norm.", rich_help_panel=OPTIMISER_PANEL),
+    ] = _TRAIN.max_grad_norm,
     precision: PrecisionOption = _TRAIN.precision,
     compile_encoders: CompileOption = _TRAIN.compile,
     loss: Annotated[
@@ -328,6 +332,7 @@ def train_command(
             schedule=schedule,
             early_stopping_patience=patience,
             selection=selection,
+            max_grad_norm=max_grad_norm,
             class_weights=class_weights,
             loss=loss,
             label_smoothing=label_smoothing,

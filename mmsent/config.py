@@ -210,6 +210,14 @@ class TrainConfig(_Plain):
         for name in ("label_smoothing", "modality_dropout", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
+        corrections = {
+            "order": self.order in ("class-balanced", "class-weighted"),
+            "class_weights": self.class_weights != "none",
+            "loss": self.loss != "cross-entropy",
+        }
+        if sum(corrections.values()) > 1:
+            found = " and ".join(f"{name} {getattr(self, name)}" for name, does in corrections.items() if does)
+            raise ValueError(f"{found} each correct for how often a class comes: choose one of them")
         if self.accumulation_steps > self.batch_size:
             raise ValueError(f"a batch of {self.batch_size} has no {self.accumulation_steps} parts")
         if self.order not in get_args(OrderKind):

@@ -1,4 +1,4 @@
-"""The processes of one run, as torchrun or SLURM start them. The one door to `torch.distributed`.
+"""The processes of one run, as torchrun starts them. The one door to `torch.distributed`.
 
 Shape letters: B batch, K classes.
 """
@@ -103,14 +103,32 @@ class Agreement:
             self._under_way = dist.all_reduce(self._said, op=dist.ReduceOp.MAX, async_op=True, group=_groups.agreements)
         return agreed
 
+    def settle(self, number: int) -> int:
+        """Say a number for the last time, and wait until all have; return the largest, whenever it was said.
+
+        Raises:
+            PeerError: if another rank is gone.
+        """
+        before = self.say(number)
+        if self._under_way is None:  # alone
+            return before
+        with peer_trouble():
+            self._under_way.wait()
+        self._under_way = None
+        return max(before, int(self._said))
+
 
 def world_from_environment() -> World:
     """Return what torchrun says of this process (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`); without it, it is alone.
 
     Raises:
-        TrainingError: if it says only a part.
+        TrainingError: if it says only a part, or SLURM started several processes that know nothing of each other.
     """
     size = int(os.environ.get("WORLD_SIZE") or "1")
+    num_tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")  # of this `srun`, not of the allocation
+    if size == 1 and "WORLD_SIZE" not in os.environ and num_tasks.isdigit() and int(num_tasks) > 1:
+        what = f"srun started {num_tasks} processes, each of which would train the whole model by itself"
+        raise TrainingError(describe(what, then="start one torchrun per machine by srun, as docs/scaling.md has it"))
     if size == 1:
         return ALONE
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]

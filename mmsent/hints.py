@@ -13,7 +13,7 @@ from mmsent.precision import ResolvedPrecision, autocast
 __all__ = ["FrozenClock"]
 
 _AT_STEP = 3
-"""By then memory is allocated and kernels are chosen."""
+"""Of this process: by then memory is allocated and kernels are chosen."""
 
 _WORTH = 0.2
 """Of a step: from here on the frozen encoders are worth a word."""
@@ -26,12 +26,14 @@ class FrozenClock:
         self._model = model
         self._device = device
         self._precision = precision
+        self._num_steps = 0
         self._seconds = 0.0
         self._num_samples = self._num_rows = 1
 
-    def look(self, batch: Batch, step: int) -> None:
+    def look(self, batch: Batch) -> None:
         """Time the frozen encoders on the batch of one of the first steps; at other steps nothing is done."""
-        if step != _AT_STEP or not len(batch) or not self._model.frozen_modalities:
+        self._num_steps += 1
+        if self._num_steps < _AT_STEP or self._seconds or not len(batch) or not self._model.frozen_modalities:
             return
         self._wait()
         start = time.perf_counter()

@@ -39,15 +39,19 @@ class SignalWatch:
     main thread, where Python allows no handlers, nothing is watched.
     """
 
-    def __init__(self, *, save: Callable[[], None] | None, on_exit: Callable[[str], None]) -> None:
+    def __init__(
+        self, *, save: Callable[[], None] | None, on_exit: Callable[[str], None], echoed: bool = False
+    ) -> None:
         """Prepare.
 
         Args:
             save: Saves the state; called in a thread of its own. None on a rank that does not save.
             on_exit: Called with a line for the user right before the process is ended without unwinding.
+            echoed: Whether a launcher may pass on a signal that this process has been sent already.
         """
         self._save = save
         self._on_exit = on_exit
+        self._same_seconds = _SAME_SECONDS if echoed else 0.0
         self._signum = 0
         self._failure: Exception | None = None
         self._saved = threading.Event()
@@ -107,7 +111,7 @@ class SignalWatch:
                     first = time.monotonic()
                     self._signum = number
                     self._start(self._act, "save")
-                elif number == signal.SIGINT and time.monotonic() - first > _SAME_SECONDS:
+                elif number == signal.SIGINT and time.monotonic() - first >= self._same_seconds:
                     self._on_exit("stopped at once, without this save; what was saved before is there for --resume")
                     os._exit(128 + number)
 

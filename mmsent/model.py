@@ -65,6 +65,8 @@ class MultimodalModel(nn.Module):
         raw = [name for name in config.modalities if name not in self._encoded]
         for name in self._encoded:
             _check_encoding(name, config, encoded[name])
+            if pretrained:
+                _check_encoded_weights(name, config, spec)
         if pretrained and "text" in raw:
             _check_tokenizer(config.text_encoder, spec.text)  # before weights are downloaded, perhaps in vain
         random = {"audio": True, "video": config.video_weights == "none", "text": config.text_encoder == SCRATCH}
@@ -328,6 +330,29 @@ def _check_encoding(name: Modality, config: ModelConfig, encoding: Encoding) -> 
     if name == "text" and encoding.pooling != config.text_pooling:
         what = f"the shards hold text pooled by {encoding.pooling!r}, the model asks for {config.text_pooling!r}"
         then = f"pass `--text-pooling {encoding.pooling}`, or give the shards that were encoded"
+        raise EncoderError(describe(what, then=then))
+
+
+def _check_encoded_weights(name: Modality, config: ModelConfig, spec: FeatureSpec) -> None:
+    """Refuse outputs of other weights than those in a file or folder that is given; a name says nothing of weights.
+
+    Raises:
+        EncoderError: if they are others, or cannot be read.
+    """
+    backbone: nn.Module
+    with _drawn_apart(name):
+        if name == "video" and config.video_weights not in ("kinetics", "none"):
+            option, given = "--video-weights", config.video_weights
+            backbone, _ = load_video_model(config.video_encoder, given)
+            then = "leave it out, or give the shards that were encoded"
+        elif name == "text" and Path(config.text_encoder).is_dir():
+            option, given = "--text-encoder", config.text_encoder
+            backbone = load_text_model(given, pooling=config.text_pooling, config=None, spec=spec.text)
+            then = f"give its name alone, `{spec.text.tokenizer}`, or the shards that were encoded"
+        else:
+            return
+    if weights_sha256(backbone) != spec.encoded[name].weights_sha256:
+        what = f"the shards hold {name} as outputs of other weights than those in {option} {given}"
         raise EncoderError(describe(what, then=then))
 
 

@@ -38,14 +38,18 @@ def resolve_precision(precision: Precision, device: torch.device) -> ResolvedPre
     them wrong, see Note [Conv3d in bf16 on a CPU].
 
     Raises:
-        TrainingError: for fp16 on a CPU.
+        TrainingError: for fp16 on a CPU, and bf16 on a GPU without it.
     """
     if precision == "fp16" and device.type == "cpu":
         raise TrainingError(describe("fp16 needs a GPU", then="use `--precision auto`, bf16 or fp32 on a CPU"))
+    has_bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "bf16" and not has_bf16:
+        what = "this GPU does not compute in bf16, it would be emulated"
+        raise TrainingError(describe(what, then="use `--precision auto`, which takes fp16 here"))
     if precision != "auto":
         return precision
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        return "bf16" if has_bf16 else "fp16"
     return "fp32"
 
 

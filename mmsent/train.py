@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from mmsent.trainer import BEST, Trainer
 from shards.cache import ShardCache
 from shards.errors import ExpectedError, SpecMismatchError, describe
 from shards.index import publish, sweep
+from shards.lock import locked
 from shards.reader import Split
 from shards.store import split_sources
 
@@ -68,6 +70,7 @@ def train(
         ShardError: if the shards cannot be read or do not fit the checkpoint or the model.
         EncoderError: if a pre-trained encoder cannot be had.
         CheckpointError: if the last checkpoint is damaged or cannot be written.
+        OutputBusyError: if another process trains in `run`.
     """
     splits = split_sources(shards, cache=cache)
     if missing := [name for name in ("train", "dev") if name not in splits]:
@@ -81,24 +84,38 @@ def train(
         raise SpecMismatchError(describe(what, file=shards, then="make both with the same `mmsent preprocess`"))
     _check_augmentation(train_config, train_split)
     last = _last_of_all(run, resume=resume, world=world)
-    if world.is_first:
-        sweep(run)  # of a save that was killed
-        for path in run.glob("checkpoints/.tmp*"):  # safetensors' own name, before it renames it to ours
-            path.unlink(missing_ok=True)
     if last is None:
         trainer = Trainer.new(
             train_split, dev_split, run, model_config=model_config, train_config=train_config, world=world
         )
-        if world.is_first:
-            _write_run(run, shards, train_split, trainer)
-            save_frozen(run, trainer.model)
     else:
         _check_same(last, run, model_config=model_config, train_config=train_config)
         check_fit(last, train_split, path=checkpoint_paths(run)[-1])
         trainer = Trainer.resumed(last, train_split, dev_split, run, train_config=train_config, world=world)
+    with _prepared(run, world):
         if world.is_first:
             _write_run(run, shards, train_split, trainer)
-    return trainer.run(profile=profile, on_step=on_step, on_epoch=on_epoch, on_exit=on_exit)
+            if last is None:
+                save_frozen(run, trainer.model)
+        return trainer.run(profile=profile, on_step=on_step, on_epoch=on_epoch, on_exit=on_exit)
+
+
+@contextmanager
+def _prepared(run: Path, world: World) -> Iterator[None]:
+    """Make the folder of a run, and keep other runs out of it, on rank 0.
+
+    Raises:
+        OutputBusyError: if another process trains there.
+    """
+    if not world.is_first:
+        yield
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    with locked(run):
+        sweep(run)  # of a save that was killed
+        for path in run.glob("checkpoints/.tmp*"):  # safetensors' own name, before it renames it to ours
+            path.unlink(missing_ok=True)
+        yield
 
 
 def _check_augmentation(config: TrainConfig, split: Split) -> None:
@@ -157,12 +174,17 @@ def _last_checkpoint(run: Path, *, resume: bool) -> Checkpoint | None:
     if run.is_dir() and any(run.glob(f"seed-*/{RUN}")):
         then = "go on with `--seeds`, or choose another --out"
         raise TrainingError(describe("the folder holds the runs of several seeds", file=run, then=then))
-    if run.exists() and not (run / RUN).is_file() and any(run.iterdir()):
+    if run.exists() and not (run / RUN).is_file() and _visible(run):
         what = "the folder is not empty and holds no run to go on from"
         raise TrainingError(describe(what, file=run, then="choose another --out"))
     if resume:
         _LOG.info("nothing to resume, starting from the beginning: there is no checkpoint in %s", run)
     return None
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Return what is in a folder, but for hidden files: a run that was refused has left its lock."""
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
 def _check_same(last: Checkpoint, run: Path, *, model_config: ModelConfig, train_config: TrainConfig) -> None:
@@ -176,7 +198,6 @@ def _check_same(last: Checkpoint, run: Path, *, model_config: ModelConfig, train
 
 def _write_run(run: Path, shards: str | Path, split: Split, trainer: Trainer) -> None:
     """Write how the run is trained from now on: what a person wants to know of it without opening a checkpoint."""
-    run.mkdir(parents=True, exist_ok=True)
     value = {
         "shards": str(shards),
         "device": trainer.device.type,

@@ -110,6 +110,7 @@ class Trainer:
         )
         self._agreement = Agreement(world)
         self._clock = FrozenClock(model, self.device, self.precision)
+        self._hinted = False
         self._lock = threading.Lock()  # held while what a checkpoint holds is changed or read
         self._place = _Place(loader=self._feed.state())
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)  # of the epoch, over its samples
@@ -174,7 +175,7 @@ class Trainer:
 
         with ExitStack() as stack:
             save = self._save_for_signal if self.world.is_first else None
-            self._watch = stack.enter_context(SignalWatch(save=save, on_exit=on_exit))
+            self._watch = stack.enter_context(SignalWatch(save=save, on_exit=on_exit, echoed=self.world.size > 1))
             stack.callback(self.__dict__.pop, "_watch")  # it holds the trainer, with all of its memory
             board = (
                 stack.enter_context(SummaryWriter(self._run / "tensorboard", purge_step=len(self._place.history)))
@@ -191,8 +192,8 @@ class Trainer:
                     if board is not None:
                         _write_board(board, result)
                     on_epoch(result)
-                if self.world.size == 1:
-                    self._signum = self._watch.signum  # it came after the last step: other runs are not to begin
+                # One that came after the last step: other runs are not to begin.
+                self._signum = self._agreement.settle(self._watch.signum)
             except _StopAsked:
                 self._save_for_signal()  # a signal to another rank alone has saved nothing yet
             except ExpectedError as exc:
@@ -242,7 +243,7 @@ class Trainer:
             if batch is None:
                 break
             self._step(batch)
-            self._clock.look(batch, self._stepper.num_steps)
+            self._clock.look(batch)
             after_step()
             step = -(-self._place.loader.position // self.config.batch_size)
             self._look(step, num_steps=num_steps)
@@ -341,10 +342,11 @@ class Trainer:
             epoch_samples=sums.num_samples,
             world_size=self.world.size,
             all_samples=len(self._loader.split) + len(self._dev_loader.split),
-            shards=self._loader.split.source.location.rpartition("/")[0],
+            shards=self._loader.split.source.location.rpartition("/")[0] or ".",
         )
-        if hint and len(history) == 1 and self.world.is_first and not self.config.crop_and_flip:  # that needs pictures
+        if hint and not self._hinted and self.world.is_first and not self.config.crop_and_flip:  # that needs pictures
             _LOG.info("%s", hint)
+            self._hinted = True
         return result
 
     def _publish_history(self) -> None:

@@ -45,7 +45,7 @@ def test_every_command_is_in_the_readme(command: str) -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     heavy = ("torch", "numpy", "av", "transformers", "webdataset")
-    code = f"import sys, cli; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, cli.main; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True)
     assert result.stdout.strip() == "[]"
 
@@ -140,6 +140,8 @@ def test_one_of_several_processes_that_does_not_know_its_place_is_refused_rather
         (("--fusion", "gated", "--modalities", "audio"), "several modalities"),
         (("--accumulation-steps", "64"), "no 64 parts"),
         (("--ema-decay", "1"), "--ema-decay must be from 0 to below 1"),
+        (("--loss", "logit-adjusted", "--class-weights", "sqrt"), "choose one of them"),
+        (("--order", "class-balanced", "--class-weights", "inverse"), "choose one of them"),
         (("--epochs", "0"), "--epochs must be at least 1"),
         (("--modalities", ","), "--modalities must be some of video, audio, text, in this order, got none"),
     ],
