@@ -152,7 +152,6 @@ class Trainer:
         """
         trainer = cls(restore_model(last, run), train_split, dev_split, run, train_config, world)
         trainer._load_state(last)
-        trainer._publish_history()  # a kill may have come between the checkpoint and it
         return trainer
 
     def run(
@@ -185,6 +184,7 @@ class Trainer:
             after_step = (
                 stack.enter_context(profiled(self._run / "profile")) if profile and self.world.is_first else _do_nothing
             )
+            self._publish_history()  # a kill may have come between the last checkpoint and it
             try:
                 while not is_finished(self._place.history, self.config):
                     self._train_epoch(on_step, after_step)
@@ -350,7 +350,7 @@ class Trainer:
         return result
 
     def _publish_history(self) -> None:
-        if self.world.is_first:
+        if self.world.is_first and self._place.history:
             content = json.dumps([asdict(item) for item in self._place.history], indent=1)
             publish(self._run / "history.json", f"{content}\n".encode())
 

@@ -165,3 +165,13 @@ def test_a_process_that_is_told_only_half_of_its_place_is_refused(monkeypatch: p
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(TrainingError, match="no RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT"):
         world_from_environment()
+
+
+def test_processes_of_srun_that_know_nothing_of_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    with pytest.raises(TrainingError, match="srun started 8 processes"):
+        world_from_environment()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert world_from_environment().size == 1

@@ -30,6 +30,7 @@ from shards.schema import MELD_LABELS, MODALITIES, FeatureSpec, Modality, Sample
 from shards.table import TABLE_NAME
 from shards.verify import verify_split
 from tests.commands import ROOT, environment, mmsent
+from tests.encoders import save_bert
 from tests.samples import make_sample, make_spec, with_labels, write_split
 
 SIZES = {"train": 7, "dev": 2}  # in shards of 3
@@ -186,6 +187,19 @@ def test_a_model_says_of_features_what_it_says_of_raw_arrays(shards: Path, made:
     expected, got = logits_of(whole, raw), logits_of(head, encoded)
     for task in expected:
         torch.testing.assert_close(got[task], expected[task], atol=1e-5, rtol=0)
+
+
+def test_outputs_of_other_weights_than_those_that_are_given_are_refused(
+    made: Path, tmp_path: Path, encoders: Encoders
+) -> None:
+    spec = Split(made / "train").spec
+    video = replace(encoders.config(), video_weights=str(save_video_weights(tmp_path / "other.pth", 1)))
+    text = replace(encoders.config(), text_encoder=str(save_bert(tmp_path / "tiny-bert")))
+    named = replace(encoders.config(), text_encoder="tiny-bert", video_weights="kinetics")
+    for config, option in ((video, "--video-weights"), (text, "--text-encoder")):
+        with pytest.raises(EncoderError, match=f"other weights than those in {option} {tmp_path}"):
+            MultimodalModel(config, spec=spec, label_sets=MELD_LABELS, pretrained=True)
+    MultimodalModel(named, spec=spec, label_sets=MELD_LABELS, pretrained=True)
 
 
 def test_what_a_sample_does_not_have_is_zeros_and_absent(made: Path) -> None:

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,8 @@ from mmsent.results import EpochResult, StepInfo, TrainResult
 from mmsent.statistics import logmel_statistics
 from mmsent.train import train
 from mmsent.trainer import BEST
-from shards.errors import ShardCorruptError, ShardError, SpecMismatchError
+from shards.errors import OutputBusyError, ShardCorruptError, ShardError, SpecMismatchError
+from shards.lock import locked
 from shards.reader import Split
 from tests.encoders import save_bert
 from tests.samples import make_sample, make_spec, with_byte_changed, write_split
@@ -88,6 +90,14 @@ def test_a_run_that_ended_goes_on_with_more_epochs(shards: Path, tmp_path: Path)
     more = run(shards, tmp_path / "more", resume=True)
     assert [item.dev_loss for item in more.epochs] == [item.dev_loss for item in whole.epochs]
     assert_same_run(tmp_path / "whole", tmp_path / "more")
+
+
+def test_two_trainers_in_one_folder_are_refused(shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with locked(tmp_path / "run"), pytest.raises(OutputBusyError, match=f"process {os.getpid()}"):
+        run(shards, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    assert run(shards, tmp_path / "run", config=replace(CONFIG, max_epochs=1)).num_steps == 3
 
 
 def test_scoring_says_that_a_run_has_epochs_before_it(
