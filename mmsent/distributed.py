@@ -28,6 +28,8 @@ class World:
     size: int = 1
     local_rank: int = 0
     """Among the processes of this machine: the number of its GPU."""
+    launched: bool = False
+    """By torchrun or the like, which passes on signals that the terminal may have sent to this process already."""
 
     @property
     def is_first(self) -> bool:
@@ -130,13 +132,13 @@ def world_from_environment() -> World:
         what = f"srun started {num_tasks} processes, each of which would train the whole model by itself"
         raise TrainingError(describe(what, then="start one torchrun per machine by srun, as docs/scaling.md has it"))
     if size == 1:
-        return ALONE
+        return World(launched="WORLD_SIZE" in os.environ)
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing:
         what = f"WORLD_SIZE is {size}, but there is no {', '.join(missing)} in the environment"
         then = "start the run by `torchrun --nproc-per-node N --no-python mmsent train …` (docs/scaling.md)"
         raise TrainingError(describe(what, then=then))
-    return World(rank=int(os.environ["RANK"]), size=size, local_rank=int(os.environ["LOCAL_RANK"]))
+    return World(rank=int(os.environ["RANK"]), size=size, local_rank=int(os.environ["LOCAL_RANK"]), launched=True)
 
 
 @contextmanager

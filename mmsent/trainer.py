@@ -174,7 +174,7 @@ class Trainer:
 
         with ExitStack() as stack:
             save = self._save_for_signal if self.world.is_first else None
-            self._watch = stack.enter_context(SignalWatch(save=save, on_exit=on_exit, echoed=self.world.size > 1))
+            self._watch = stack.enter_context(SignalWatch(save=save, on_exit=on_exit, echoed=self.world.launched))
             stack.callback(self.__dict__.pop, "_watch")  # it holds the trainer, with all of its memory
             board = (
                 stack.enter_context(SummaryWriter(self._run / "tensorboard", purge_step=len(self._place.history)))

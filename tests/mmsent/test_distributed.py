@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mmsent.checkpoints import checkpoint_paths, load_last_checkpoint
-from mmsent.distributed import world_from_environment
+from mmsent.distributed import ALONE, World, world_from_environment
 from mmsent.errors import TrainingError
 from tests.commands import COMMAND, ROOT, environment, left_alive
 from tests.encoders import save_bert
@@ -174,4 +174,9 @@ def test_processes_of_srun_that_know_nothing_of_each_other_are_refused(monkeypat
     with pytest.raises(TrainingError, match="srun started 8 processes"):
         world_from_environment()
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
-    assert world_from_environment().size == 1
+    assert world_from_environment() == ALONE
+
+
+def test_a_single_process_of_a_launcher_knows_that_it_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert world_from_environment() == World(launched=True)  # so that a signal it is sent twice is one
