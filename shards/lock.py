@@ -1,6 +1,8 @@
 """One run at a time on one output folder, or several that share its shards among them."""
 
+import errno
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,6 +12,11 @@ from pathlib import Path
 from shards.errors import OutputBusyError, ShardError, describe
 
 __all__ = ["locked"]
+
+_LOG = logging.getLogger(__name__)
+
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+"""Of disks that know no locks, as Lustre mounted without `flock`."""
 
 
 @contextmanager
@@ -61,6 +68,10 @@ def _try_lock(file: FileIO, kind: int) -> bool:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as exc:
+        if exc.errno not in _NO_LOCKS:
+            raise
+        _LOG.warning("the disk of %s has no locks: see to it that no other run writes there", file.name)
     return True
 
 
