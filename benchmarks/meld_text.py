@@ -87,6 +87,12 @@ SETTINGS = (
     Setting(name="frozen-context", words="frozen, mean, `--context 3`", options=_FROZEN_MEAN, context=3),
     Setting(name="fine-tuned", words="fine-tuned, mean of tokens", options=_FINE_TUNED, encoded=False),
     Setting(
+        name="fine-tuned-sqrt",
+        words="the same, `--class-weights sqrt`",
+        options=(*_FINE_TUNED, "--class-weights", "sqrt"),
+        encoded=False,
+    ),
+    Setting(
         name="fine-tuned-ema",
         words="the same, `--ema-decay 0.998`",
         options=(*_FINE_TUNED, "--ema-decay", "0.998"),
