@@ -63,6 +63,7 @@ _OPTION_NAMES = {
     "width": "size",
 }
 """Options that are not named as the field of the config that they set."""
+
 CACHE_GIGABYTES = 20.0
 ALL_MODALITIES = ",".join(MODALITIES)
 
