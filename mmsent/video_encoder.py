@@ -186,10 +186,10 @@ def _fill(model: nn.Module, state: dict[str, Tensor], *, name: VideoEncoderName,
     """
     classifier = f"{_classifier(name)}."
     then = f"give a state dict of torchvision's {name}"
-    state = {key: value for key, value in state.items() if not key.startswith(classifier)}
     try:
+        state = {key: value for key, value in state.items() if not key.startswith(classifier)}
         missing, unexpected = model.load_state_dict(state, strict=False)
-    except (RuntimeError, AttributeError, TypeError) as exc:  # other shapes, or no tensors at all
+    except (RuntimeError, AttributeError, TypeError) as exc:  # other shapes, or no names and tensors at all
         reason = (str(exc).strip().splitlines() or [""])[-1].strip()
         raise EncoderError(describe(f"the weights are not those of {name}: {reason}", file=path, then=then)) from exc
     missing = [key for key in missing if not key.startswith(classifier)]

@@ -100,13 +100,13 @@ def test_the_weights_of_another_model_are_refused_by_both_names(tmp_path: Path) 
     assert "r3d.pth" in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a tensor", None])
-def test_a_foreign_weight_file_is_refused_by_name(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize("content", [b"", b"not a tensor", {"conv.weight": torch.zeros(1)}, {1: 2}, [1]], ids=repr)
+def test_a_foreign_weight_file_is_refused_by_name(tmp_path: Path, content: object) -> None:
     path = tmp_path / "weights.pth"
-    if content is None:
-        torch.save({"conv.weight": torch.zeros(1)}, path)
-    else:
+    if isinstance(content, bytes):
         path.write_bytes(content)
+    else:
+        torch.save(content, path)
     with pytest.raises(EncoderError, match=r"weights\.pth"):
         load_video_model("r3d_18", str(path))
 
