@@ -72,7 +72,6 @@ def bench_command(
     from mmsent.machine import describe_machine, describe_samples
     from mmsent.plots import plot_timings
     from mmsent.verdict import verdict
-    from preprocess.onthefly import on_the_fly_ways
     from shards.remote import is_url
     from shards.store import open_split
     from shards.timing import measure
@@ -111,6 +110,8 @@ def bench_command(
     with file_ways(opened, batch_size=batch_size) as from_files, bars_by_name() as on_progress:
         ways += from_files
         if raw is not None:
+            from preprocess.onthefly import on_the_fly_ways  # with the decoders, which nothing else here needs
+
             ways += on_the_fly_ways(raw, num_clips=12)
         ways += train_ways(opened, model_config=model_config, train_config=train_config, seconds=seconds)
         timings = measure(ways, rounds=rounds, on_progress=partial(on_progress, "measuring"))

@@ -203,6 +203,12 @@ def train_command(
         typer.Option(help="Gradients are scaled down to this norm.", rich_help_panel=OPTIMISER_PANEL),
     ] = _TRAIN.max_grad_norm,
     precision: PrecisionOption = _TRAIN.precision,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic", help="The same bits in each run, on a GPU too; slower.", rich_help_panel=OPTIMISER_PANEL
+        ),
+    ] = _TRAIN.deterministic,
     compile_encoders: CompileOption = _TRAIN.compile,
     loss: Annotated[
         Loss,
@@ -343,6 +349,7 @@ def train_command(
             accumulation_steps=accumulation_steps,
             compile=compile_encoders,
             precision=precision,
+            deterministic=deterministic,
             seed=seed,
             order=order,
             shards_per_block=shards_per_block,

@@ -1,5 +1,6 @@
 """The ways that `mmsent bench` compares: memory, this loader, what users would pick instead, and the trainer."""
 
+import copy
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 from mmsent.batch import Batch, allocate_pinned
 from mmsent.config import ModelConfig, TrainConfig
 from mmsent.feed import DeviceFeed
+from mmsent.memory import training_memory_named
 from mmsent.precision import choose_device, resolve_precision
 from mmsent.stepper import Stepper
 from mmsent.trainer import new_model, new_stepper
@@ -124,6 +126,7 @@ class _TrainBench:
         self._train_config = train_config
         self._seconds = seconds
         self._stepper: Stepper | None = None
+        self._batch: Batch | None = None
         self._failure: ExpectedError | None = None
         self._num_steps = 1
         self._device = choose_device()
@@ -143,20 +146,23 @@ class _TrainBench:
         if self._failure is not None:
             raise self._failure
         if self._stepper is None:
+            config = self._train_config
             try:
-                self._stepper = self._new_stepper()
+                with training_memory_named(config, resolve_precision(config.precision, self._device)):
+                    self._stepper = self._new_stepper()
             except ExpectedError as exc:  # perhaps after minutes of attempts at a download
                 self._failure = exc
                 raise
 
     def _new_stepper(self) -> Stepper:
         precision = resolve_precision(self._train_config.precision, self._device)
-        model = new_model(self._split, self._model_config, self._train_config).place(self._device, precision)
+        model = new_model(self._split, self._model_config, self._train_config)
+        model.place(self._device, precision, deterministic=self._train_config.deterministic)
         stepper = new_stepper(
             model, self._split, self._train_config, self._device, precision, steps_per_epoch=len(self._loader)
         )
         model.train()
-        batch = self._first_batch()
+        batch = self._batch = self._first_batch()
         for _ in range(3):  # the first steps allocate, tune and compile; one that takes long as it is says enough
             start = time.perf_counter()
             self._step(stepper, batch)
@@ -170,11 +176,11 @@ class _TrainBench:
     def run_headroom(self) -> int:
         """Train on one batch again and again."""
         assert self._stepper is not None
-        batch = self._first_batch()
+        assert self._batch is not None
         for _ in range(self._num_steps):
-            self._step(self._stepper, batch)
+            self._step(self._stepper, self._batch)
         self._wait()
-        return self._num_steps * len(batch)
+        return self._num_steps * len(self._batch)
 
     def run_fed(self) -> int:
         """Train on the loader's batches, going on where the last time ended."""
@@ -200,13 +206,13 @@ class _TrainBench:
             torch.cuda.synchronize(self._device)
 
     def _first_batch(self) -> Batch:
-        """Return the first batch of an epoch, a full one: a ragged one at its end would be another step."""
+        """Return a copy of an epoch's first batch, a full one: a ragged one at its end would be another step."""
         if len(self._split) < self._train_config.batch_size:
             what = f"the split has {len(self._split)} samples, less than a batch of {self._train_config.batch_size}"
             then = f"give `--batch-size {len(self._split)}` or less, or another `--split`"
             raise ShardError(describe(what, file=self._split.source.location, then=then))
         self._feed.seek(replace(self._feed.state(), position=0))
-        return next(iter(self._feed))
+        return copy.deepcopy(next(iter(self._feed)))  # on a CPU it is the loader's own memory
 
 
 Look = Callable[[Any], None]

@@ -164,6 +164,9 @@ class TrainConfig(_Plain):
     Batch normalisation, of the audio branch and of a video network that is trained, then sees a part at a time."""
     compile: bool = False
     """Compile the encoders by `torch.compile`: slower to start, faster to go on."""
+    deterministic: bool = False
+    """Algorithms that give the same bits in each run on the same kind of device, as a CPU does anyway; on a GPU slower,
+    and refused where an operation has none."""
     precision: Precision = "auto"
     """Of the forward pass: `auto` takes bf16 on a GPU that computes in it, fp16 on another, and fp32 on a CPU."""
     seed: int = 0

@@ -2,7 +2,7 @@
 
 from shards.errors import ExpectedError
 
-__all__ = ["CheckpointError", "EncoderError", "PeerError", "TrainingError"]
+__all__ = ["CheckpointError", "DeviceMemoryError", "EncoderError", "PeerError", "TrainingError"]
 
 
 class CheckpointError(ExpectedError):
@@ -15,6 +15,10 @@ class EncoderError(ExpectedError):
 
 class TrainingError(ExpectedError):
     """A run that cannot start or go on."""
+
+
+class DeviceMemoryError(TrainingError):
+    """Memory that a GPU does not have."""
 
 
 class PeerError(TrainingError):

@@ -17,6 +17,7 @@ from mmsent.checkpoint import check_fit, load_checkpoint, restore_model
 from mmsent.config import ModelConfig
 from mmsent.errors import CheckpointError, EncoderError
 from mmsent.feed import DeviceFeed
+from mmsent.memory import device_memory_named
 from mmsent.model import MultimodalModel
 from mmsent.precision import ResolvedPrecision, autocast
 from mmsent.trainer import BEST
@@ -133,7 +134,13 @@ class FrozenEncoders:
         )
         loader.seek(LoaderState(order=order.identity, epoch=0, position=start))
         parts: dict[Modality, list[NDArray[np.float32]]] = {name: [] for name in self.encodings}
-        with torch.inference_mode():
+        memory = device_memory_named(
+            "encoding",
+            batch_size=batch_size,
+            precision=self.precision,
+            then=f"pass a smaller `--batch-size`, {max(1, batch_size // 2)} say",
+        )
+        with torch.inference_mode(), memory:
             for batch in DeviceFeed(loader, self.device):
                 for name, found in parts.items():
                     with autocast(self.precision, self.device):

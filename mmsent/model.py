@@ -18,7 +18,7 @@ from mmsent.config import ModelConfig, TrainConfig
 from mmsent.errors import EncoderError
 from mmsent.fusion import DialogueGru, GatedFusion
 from mmsent.learning_rates import layer_groups
-from mmsent.precision import ResolvedPrecision, set_tf32
+from mmsent.precision import ResolvedPrecision, set_algorithms, set_tf32
 from mmsent.text_encoder import TextEncoder, load_text_model
 from mmsent.video_encoder import RESNETS, VideoEncoder, check_clip_size, load_video_model
 from mmsent.weights import load_part, weights_sha256
@@ -117,9 +117,12 @@ class MultimodalModel(nn.Module):
             self._backbone(name).eval()
         return self
 
-    def place(self, device: torch.device, precision: ResolvedPrecision) -> "MultimodalModel":
+    def place(
+        self, device: torch.device, precision: ResolvedPrecision, *, deterministic: bool = False
+    ) -> "MultimodalModel":
         """Move the model to a device, as it computes fastest there: TF32, and channels-last weights on a GPU."""
         set_tf32(device)
+        set_algorithms(device, deterministic=deterministic)
         self.to(device)
         if device.type == "cuda" and precision != "fp32":
             self.use_channels_last()

@@ -1,5 +1,6 @@
 """Where and in which number format the network computes."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -10,7 +11,15 @@ from mmsent.config import Precision
 from mmsent.errors import TrainingError
 from shards.errors import describe
 
-__all__ = ["ResolvedPrecision", "autocast", "choose_device", "conv3d_autocast", "resolve_precision", "set_tf32"]
+__all__ = [
+    "ResolvedPrecision",
+    "autocast",
+    "choose_device",
+    "conv3d_autocast",
+    "resolve_precision",
+    "set_algorithms",
+    "set_tf32",
+]
 
 ResolvedPrecision = Literal["bf16", "fp16", "fp32"]
 
@@ -29,6 +38,23 @@ def set_tf32(device: torch.device) -> None:
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
+
+
+def set_algorithms(device: torch.device, *, deterministic: bool) -> None:
+    """Let a GPU's kernels be chosen by the same bits in every run, or by what is fastest for the shapes at hand.
+
+    The fastest is found by trying, at the first batch of each shape. Which one wins may differ from run to run, and with
+    it the last bits of a result: https://pytorch.org/docs/stable/notes/randomness.html
+
+    Args:
+        device: On a CPU nothing is changed but what `deterministic` asks for.
+        deterministic: Refuse operations that cannot give the same bits twice.
+    """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is used first
+        torch.use_deterministic_algorithms(True)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = not deterministic
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> ResolvedPrecision:

@@ -12,6 +12,7 @@ from mmsent.checkpoint import Checkpoint, check_fit, load_checkpoint, restore_mo
 from mmsent.config import TrainConfig
 from mmsent.errors import CheckpointError
 from mmsent.evaluate import Predictions, predict, score
+from mmsent.memory import device_memory_named
 from mmsent.metrics import TaskScore
 from mmsent.plots import plot_confusion, plot_curves
 from mmsent.precision import ResolvedPrecision, choose_device, resolve_precision
@@ -87,8 +88,11 @@ def evaluate_run(shards: str | Path, run: Path, *, split: str, cache: ShardCache
         modalities=checkpoint.model_config.modalities,
         dialogue_turns=checkpoint.model_config.dialogue_turns,
     )
-    model = restore_model(checkpoint, run).place(device, precision)
-    predictions = predict(model, loader, device=device, precision=precision)
+    model = restore_model(checkpoint, run).place(device, precision, deterministic=checkpoint.train_config.deterministic)
+    then = "free the GPU of other programs, or evaluate on the CPU: `CUDA_VISIBLE_DEVICES= mmsent evaluate …`"
+    batch_size = checkpoint.train_config.batch_size
+    with device_memory_named("evaluation", batch_size=batch_size, precision=precision, then=then):
+        predictions = predict(model, loader, device=device, precision=precision)
     epochs = [EpochResult(**item) for item in checkpoint.state["history"]]
     evaluation = Evaluation(
         split=split,

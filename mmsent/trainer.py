@@ -30,6 +30,7 @@ from mmsent.feed import DeviceFeed
 from mmsent.hints import FrozenClock
 from mmsent.interrupt import SignalWatch
 from mmsent.losses import MultitaskLoss
+from mmsent.memory import training_memory_named
 from mmsent.model import MultimodalModel
 from mmsent.ordering import training_order
 from mmsent.precision import ResolvedPrecision, choose_device, resolve_precision
@@ -91,7 +92,7 @@ class Trainer:
         self.device = choose_device()
         self.precision = resolve_precision(train_config.precision, self.device)
         self.config = train_config
-        self.model = model.place(self.device, self.precision)
+        self.model = model.place(self.device, self.precision, deterministic=train_config.deterministic)
         self.world = world
         self._run = run
         self._counts = train_split.label_counts()
@@ -187,8 +188,9 @@ class Trainer:
             self._publish_history()  # a kill may have come between the last checkpoint and it
             try:
                 while not is_finished(self._place.history, self.config):
-                    self._train_epoch(on_step, after_step)
-                    result = self._finish_epoch()
+                    with training_memory_named(self.config, self.precision):
+                        self._train_epoch(on_step, after_step)
+                        result = self._finish_epoch()
                     if board is not None:
                         _write_board(board, result)
                     on_epoch(result)
