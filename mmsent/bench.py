@@ -1,11 +1,8 @@
 """The ways that `mmsent bench` compares: memory, this loader, what users would pick instead, and the trainer."""
 
-import copy
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,15 +13,9 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from mmsent.batch import Batch, allocate_pinned
 from mmsent.config import ModelConfig, TrainConfig
-from mmsent.feed import DeviceFeed
-from mmsent.memory import training_memory_named
-from mmsent.precision import choose_device, resolve_precision
-from mmsent.stepper import Stepper
-from mmsent.trainer import new_model, new_stepper
+from mmsent.train_bench import TrainBench
 from shards.codec import members, pixels
-from shards.errors import ExpectedError, ShardError, describe
 from shards.loader import ShardLoader
 from shards.order import Shuffled
 from shards.reader import Split
@@ -103,7 +94,7 @@ def train_ways(split: Split, *, model_config: ModelConfig, train_config: TrainCo
 
     Preparing them builds the model, which raises `EncoderError` where its weights cannot be had.
     """
-    bench = _TrainBench(split, model_config=model_config, train_config=train_config, seconds=seconds)
+    bench = TrainBench(split, model_config=model_config, train_config=train_config, seconds=seconds)
     common: dict[str, Any] = {"group": "training", "prepare": bench.prepare, "once_if_over_seconds": 4 * seconds}
     return [
         Way(name="trainer, one batch again", kind="headroom", run=bench.run_headroom, **common),
@@ -115,104 +106,6 @@ def train_ways(split: Split, *, model_config: ModelConfig, train_config: TrainCo
             **common,
         ),
     ]
-
-
-class _TrainBench:
-    """A model in training, without a run around it."""
-
-    def __init__(self, split: Split, *, model_config: ModelConfig, train_config: TrainConfig, seconds: float) -> None:
-        self._split = split
-        self._model_config = model_config
-        self._train_config = train_config
-        self._seconds = seconds
-        self._stepper: Stepper | None = None
-        self._batch: Batch | None = None
-        self._failure: ExpectedError | None = None
-        self._num_steps = 1
-        self._device = choose_device()
-        self._loader = ShardLoader(
-            split,
-            order=Shuffled(len(split), 0),
-            batch_size=train_config.batch_size,
-            num_readers=train_config.num_readers,
-            allocate=allocate_pinned if self._device.type == "cuda" else np.empty,
-            modalities=model_config.modalities,
-            dialogue_turns=model_config.dialogue_turns,
-        )
-        self._feed = DeviceFeed(self._loader, self._device)
-
-    def prepare(self) -> None:
-        """Build the model and see how long a step takes, once; a failure is raised again, not tried again."""
-        if self._failure is not None:
-            raise self._failure
-        if self._stepper is None:
-            config = self._train_config
-            try:
-                with training_memory_named(config, resolve_precision(config.precision, self._device)):
-                    self._stepper = self._new_stepper()
-            except ExpectedError as exc:  # perhaps after minutes of attempts at a download
-                self._failure = exc
-                raise
-
-    def _new_stepper(self) -> Stepper:
-        precision = resolve_precision(self._train_config.precision, self._device)
-        model = new_model(self._split, self._model_config, self._train_config)
-        model.place(self._device, precision, deterministic=self._train_config.deterministic)
-        stepper = new_stepper(
-            model, self._split, self._train_config, self._device, precision, steps_per_epoch=len(self._loader)
-        )
-        model.train()
-        batch = self._batch = self._first_batch()
-        for _ in range(3):  # the first steps allocate, tune and compile; one that takes long as it is says enough
-            start = time.perf_counter()
-            self._step(stepper, batch)
-            self._wait()
-            seconds = time.perf_counter() - start
-            if seconds > self._seconds:
-                break
-        self._num_steps = max(1, min(200, int(self._seconds / seconds)))
-        return stepper
-
-    def run_headroom(self) -> int:
-        """Train on one batch again and again."""
-        assert self._stepper is not None
-        assert self._batch is not None
-        for _ in range(self._num_steps):
-            self._step(self._stepper, self._batch)
-        self._wait()
-        return self._num_steps * len(self._batch)
-
-    def run_fed(self) -> int:
-        """Train on the loader's batches, going on where the last time ended."""
-        assert self._stepper is not None
-        num_samples = num_steps = 0
-        while num_steps < self._num_steps:
-            for batch in self._feed:
-                self._step(self._stepper, batch)
-                num_samples += len(batch)
-                num_steps += 1
-                if num_steps == self._num_steps:
-                    break
-        self._wait()
-        return num_samples
-
-    def _step(self, stepper: Stepper, batch: Batch) -> None:
-        stepper.compute(batch, global_size=len(batch))
-        stepper.update()
-
-    def _wait(self) -> None:
-        """Return when the device has done what it was given: on a GPU a step only begins it."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-
-    def _first_batch(self) -> Batch:
-        """Return a copy of an epoch's first batch, a full one: a ragged one at its end would be another step."""
-        if len(self._split) < self._train_config.batch_size:
-            what = f"the split has {len(self._split)} samples, less than a batch of {self._train_config.batch_size}"
-            then = f"give `--batch-size {len(self._split)}` or less, or another `--split`"
-            raise ShardError(describe(what, file=self._split.source.location, then=then))
-        self._feed.seek(replace(self._feed.state(), position=0))
-        return copy.deepcopy(next(iter(self._feed)))  # on a CPU it is the loader's own memory
 
 
 Look = Callable[[Any], None]

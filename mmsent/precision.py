@@ -43,8 +43,8 @@ def set_tf32(device: torch.device) -> None:
 def set_algorithms(device: torch.device, *, deterministic: bool) -> None:
     """Let a GPU's kernels be chosen by the same bits in every run, or by what is fastest for the shapes at hand.
 
-    The fastest is found by trying, at the first batch of each shape. Which one wins may differ from run to run, and with
-    it the last bits of a result: https://pytorch.org/docs/stable/notes/randomness.html
+    The fastest is found by trying, at the first batch of each shape. Which one wins may differ from run to run, and
+    with it the last bits of a result: https://pytorch.org/docs/stable/notes/randomness.html
 
     Args:
         device: On a CPU nothing is changed but what `deterministic` asks for.

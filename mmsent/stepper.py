@@ -137,6 +137,11 @@ class Stepper:
         """Whether an infinite gradient is skipped, with a lower loss scale for the next one, as fp16 needs it."""
         return self._scaler.is_enabled()
 
+    @property
+    def loss_scale(self) -> float:
+        """What gradients are multiplied by until `update`, so that fp16 does not lose small ones; 1 elsewhere."""
+        return self._scaler.get_scale()
+
     def end_epoch(self, dev_loss: float) -> None:
         """Lower the learning rates if the schedule looks at the validation loss and that has stopped falling."""
         if self._config.schedule == "plateau":

@@ -1,0 +1,1 @@
+"""The trainer on a GPU: limits, throughput, correctness, in one command."""

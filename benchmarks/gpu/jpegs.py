@@ -1,0 +1,69 @@
+"""Frames that are stored as JPEGs: decoded by the loader's threads, by the GPU, or not at all."""
+
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.gpu.setting import Setting
+from shards.loader import ShardLoader
+from shards.order import Shuffled
+from shards.reader import Split
+
+__all__ = ["jpegs"]
+
+
+def jpegs(setting: Setting) -> None:
+    """Compare samples per second of the loader on raw and JPEG shards, and of decoding on the GPU."""
+    if not setting.has_time(30, "JPEG shards"):
+        return
+    sizes = setting.sizes
+    splits = {storage: setting.train_split(storage, num_train=sizes.num_small) for storage in ("raw", "jpeg")}
+    batch_size = sizes.batch_sizes[0]
+    cores = len(os.sched_getaffinity(0))
+    for storage, split in splits.items():
+        for num_readers in sorted({2, cores}):
+            rate = statistics.median(
+                _loader_rate(split, batch_size, num_readers, seconds=sizes.seconds) for _ in range(sizes.rounds)
+            )
+            name = f"loader on {storage} shards, {num_readers} readers"
+            setting.report.add("JPEG", name, samples_per_second=rate)
+    if setting.device.type != "cuda":
+        return
+    from torchvision.io import decode_jpeg
+
+    split = splits["jpeg"]
+    encoded = [torch.from_numpy(np.array(split.sample(place).frames)) for place in range(batch_size)]
+    ways = {
+        "decode_jpeg on the GPU, a list": lambda: decode_jpeg(encoded, device=setting.device),
+        "decode_jpeg on the CPU, one thread": lambda: [decode_jpeg(one) for one in encoded],
+    }
+    for name, decode in ways.items():
+        decode()
+        torch.cuda.synchronize()
+        start, times = time.perf_counter(), 0
+        while time.perf_counter() - start < sizes.seconds:
+            decode()
+            torch.cuda.synchronize()
+            times += 1
+        rate = times * batch_size / (time.perf_counter() - start)
+        setting.report.add("JPEG", name, samples_per_second=rate)
+
+
+def _loader_rate(split: Split, batch_size: int, num_readers: int, *, seconds: float) -> float:
+    loader = ShardLoader(split, order=Shuffled(len(split), 0), batch_size=batch_size, num_readers=num_readers)
+    batches = _forever(loader)
+    next(batches)
+    start, num_samples = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        num_samples += len(next(batches))
+    return num_samples / (time.perf_counter() - start)
+
+
+def _forever(loader: ShardLoader) -> Iterator[Any]:
+    while True:
+        yield from loader
