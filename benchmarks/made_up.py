@@ -142,7 +142,7 @@ class _MadeUp:
         rng = np.random.default_rng([*split.encode(), place])
         emotion = int(rng.integers(len(_EMOTIONS)))
         lot = rng.random()
-        presence = {
+        presence: dict[Modality, Presence] = {
             "video": _ABSENT if lot < self._absent_share else PRESENT,
             "audio": _ABSENT if self._absent_share <= lot < 2 * self._absent_share else PRESENT,
             "text": PRESENT,

@@ -147,6 +147,8 @@ def to_device(host: HostBatch, device: torch.device, *, non_blocking: bool = Fal
         tokens, token_mask = host.tokens.astype(np.int64), np.zeros(0, np.bool_)
     else:
         length = max(1, int(host.num_tokens.max(initial=0)))  # never the padded length: it costs 9 times the tokens
+        if device.type == "cuda":  # kernels of attention take eight at a time, and have fewer lengths to be chosen for
+            length = min(-(-length // 8) * 8, host.tokens.shape[1])
         tokens, token_mask = host.tokens[:, :length].astype(np.int64), np.arange(length) < host.num_tokens[:, None]
     frames = move(host.frames)
     return Batch(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mmsent.audio_encoder import AUDIO_WIDTH, AudioBackbone, AudioEncoder
 from mmsent.batch import Batch
+from mmsent.channels_last import use_channels_last
 from mmsent.config import ModelConfig, TrainConfig
 from mmsent.errors import EncoderError
 from mmsent.fusion import DialogueGru, GatedFusion
@@ -123,18 +124,22 @@ class MultimodalModel(nn.Module):
         """Move the model to a device, as it computes fastest there: TF32, and channels-last weights on a GPU."""
         set_tf32(device)
         set_algorithms(device, deterministic=deterministic)
+        if device.type == "cuda" and "text" in self.encoders and "text" not in self._encoded:
+            text = self.encoders["text"]
+            assert isinstance(text, TextEncoder)
+            text.use_whole_mask()
         self.to(device)
         if device.type == "cuda" and precision != "fp32":
             self.use_channels_last()
         return self
 
     def use_channels_last(self) -> None:
-        """Lay out the weights of a convolutional video backbone as its frames are, `(C_out, T, H, W, C_in)`.
+        """Lay out a convolutional video backbone as its frames are, see `mmsent.channels_last`.
 
         For GPUs in half precision; on a CPU it is slower, see docs/model.md.
         """
         if "video" in self.encoders and "video" not in self._encoded and self.config.video_encoder in RESNETS:
-            self._backbone("video").to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+            use_channels_last(self._backbone("video"))
 
     def parameter_groups(self, config: TrainConfig) -> list[dict[str, Any]]:
         """Return what an optimizer trains, as groups with `name`, `params` and `lr`; the first starts from scratch.
@@ -179,18 +184,32 @@ class MultimodalModel(nn.Module):
         """Return the digest of the weights of each frozen backbone by modality."""
         return {name: weights_sha256(self._backbone(name)) for name in self.frozen_modalities}
 
-    def compile_encoders(self) -> None:
-        """Compile the backbones of video and text at their first use, for any number of rows and tokens.
+    def compile_encoders(self, *, num_rows: int) -> None:
+        """Compile the backbone of text, and that of video if it is trained, at their first use.
+
+        Text is compiled for any number of rows and tokens. Video is compiled for whole batches alone, since code for
+        any number is slow to make and slow to run; a frozen one is no faster compiled (docs/gpu.md).
+
+        Args:
+            num_rows: Rows of a whole batch.
 
         Raises:
-            EncoderError: if the model has none.
+            EncoderError: if the model has neither.
         """
-        names = [name for name in self.config.modalities if name != "audio" and name not in self._encoded]
-        if not names:
-            what = "there is nothing to compile: the model has no backbone of video or text"
+        compiled = 0
+        for name in self.config.modalities:
+            encoder = self.encoders[name]
+            if name in self._encoded:
+                continue
+            if isinstance(encoder, TextEncoder):
+                encoder.compile_backbone()
+                compiled += 1
+            elif isinstance(encoder, VideoEncoder) and name not in self._frozen and self.config.dialogue_turns == 1:
+                encoder.compile_backbone(num_rows=num_rows)
+                compiled += 1
+        if not compiled:
+            what = "there is nothing to compile: the model has no backbone of text, and none of video that is trained"
             raise EncoderError(describe(what, then="leave out `--compile`"))
-        for name in names:
-            self._backbone(name).compile(dynamic=True)
 
     def text_config(self) -> dict[str, Any] | None:
         """Return the Hugging Face config of the text encoder, with which a checkpoint is rebuilt without a network."""

@@ -55,6 +55,9 @@ def set_algorithms(device: torch.device, *, deterministic: bool) -> None:
         torch.use_deterministic_algorithms(True)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = not deterministic
+        # cuDNN's attention, which torch prefers on Hopper, plans anew for each length of text: with texts cut to the
+        # longest of a batch a step took up to three times as long as with one length (docs/gpu.md).
+        torch.backends.cuda.enable_cudnn_sdp(enabled=False)
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> ResolvedPrecision:

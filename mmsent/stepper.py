@@ -58,7 +58,7 @@ class Stepper:
         self._device = device
         self._world = world
         if config.compile:
-            model.compile_encoders()
+            model.compile_encoders(num_rows=-(-config.batch_size // (world.size * config.accumulation_steps)))
         self._wrapped = world.wrapped(model)
         self._trained = [item for item in model.parameters() if item.requires_grad]
         self._optimizer = torch.optim.Adam(model.parameter_groups(config), fused=True)

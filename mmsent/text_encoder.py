@@ -14,7 +14,7 @@ from mmsent.errors import EncoderError
 from shards.errors import describe
 from shards.schema import SCRATCH, TextSpec
 
-__all__ = ["TextEncoder", "load_text_model", "scratch_text_config"]
+__all__ = ["TextEncoder", "load_text_model", "scratch_text_config", "takes_whole_mask"]
 
 
 class TextEncoder(nn.Module):
@@ -39,11 +39,16 @@ class TextEncoder(nn.Module):
         self.head = nn.Linear(width, feature_dim)
         self._pooling = pooling
         self._context = context
+        self._whole_mask = False
 
     def encode(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
         """Return `(n, W)` of the backbone for `(n, L)` int64 with mask `(n, L)` bool, n at least 1."""
         assert self.backbone is not None
-        output = self.backbone(input_ids=tokens, attention_mask=token_mask.long())
+        mask = token_mask.long()
+        if self._whole_mask:
+            size = tokens.shape[1]
+            mask = token_mask[:, None, None].expand(-1, 1, size, -1)  # (n, 1, L, L)
+        output = self.backbone(input_ids=tokens, attention_mask=mask)
         pooled: Tensor
         if self._pooling == "pooler":
             pooled = output.pooler_output
@@ -54,6 +59,19 @@ class TextEncoder(nn.Module):
             total = output.last_hidden_state.float().masked_fill(~mask, 0).sum(dim=1)
             pooled = total / mask.sum(dim=1).clamp(min=1)
         return pooled
+
+    def use_whole_mask(self) -> None:
+        """Give the backbone a mask of who may look at whom, if it takes one, in place of one of what is padding.
+
+        Of the latter transformers asks whether anything is masked at all, for which the CPU waits until the GPU has
+        done all that it was given before: it then has nothing to do until the CPU has caught up.
+        """
+        self._whole_mask = self.backbone is not None and takes_whole_mask(self.backbone)
+
+    def compile_backbone(self) -> None:
+        """Compile the backbone for any number of rows and tokens."""
+        assert self.backbone is not None
+        self.backbone.compile(dynamic=True)
 
     def forward(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
         """Encode `(n, L)` int64 with mask `(n, L)` bool to `(n, D)`."""
@@ -76,6 +94,28 @@ def _own(tokens: Tensor, token_mask: Tensor) -> Tensor:
     closing = tokens.gather(1, last.clamp(min=0))  # (n, 1)
     start = torch.where((tokens == closing) & (places < last), places + 1, 0).amax(dim=1, keepdim=True)
     return token_mask & (places >= start)
+
+
+def takes_whole_mask(backbone: Any) -> bool:
+    """Return whether an encoder makes the same of a mask `(n, 1, L, L)` bool as of one `(n, L)`, by trying both.
+
+    Args:
+        backbone: A Hugging Face encoder; it is left in the mode it is in.
+    """
+    device = next(backbone.parameters()).device
+    tokens = torch.arange(8, device=device).view(2, 4) % backbone.config.vocab_size
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]], dtype=torch.bool, device=device)
+    was_training = backbone.training
+    backbone.eval()
+    try:
+        with torch.inference_mode():
+            expected = backbone(input_ids=tokens, attention_mask=mask.long()).last_hidden_state[mask]
+            found = backbone(input_ids=tokens, attention_mask=mask[:, None, None].expand(-1, 1, 4, -1))
+            return torch.allclose(found.last_hidden_state[mask], expected, rtol=1e-4, atol=1e-5)
+    except (RuntimeError, ValueError, IndexError, TypeError):  # of a shape that it does not know
+        return False
+    finally:
+        backbone.train(was_training)
 
 
 def scratch_text_config(spec: TextSpec) -> dict[str, Any]:

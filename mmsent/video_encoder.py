@@ -3,6 +3,7 @@
 Shape letters: n rows, C channels, T frames, H height, W width of a frame or of a backbone, D feature width.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ class VideoEncoder(nn.Module):
         self.width = width
         self.head = nn.Sequential(nn.Linear(width, feature_dim), nn.ReLU(), nn.Dropout(dropout))
         self._name = name
+        self._compiled: Callable[[Tensor], Tensor] | None = None
+        self._compiled_rows = 0
         preset = _weights(name).transforms()
         # No part of the weights: they follow from the name.
         self.register_buffer("mean", torch.tensor(preset.mean), persistent=False)
@@ -63,8 +66,17 @@ class VideoEncoder(nn.Module):
         if self.backbone.training and self._name in RESNETS:
             self._check_batch_statistics(frames)
         with conv3d_autocast(self.backbone, frames.device):
-            hidden: Tensor = self.backbone(normalise_frames(frames, mean=self.mean, std=self.std))
+            x = normalise_frames(frames, mean=self.mean, std=self.std)
+            whole = self._compiled is not None and len(frames) == self._compiled_rows
+            hidden: Tensor = self._compiled(x) if self._compiled is not None and whole else self.backbone(x)
         return hidden
+
+    def compile_backbone(self, *, num_rows: int) -> None:
+        """Compile the backbone for batches of so many rows; others run as they did."""
+        assert self.backbone is not None
+        # The method, not the module: a compiled module would be one more under other names.
+        self._compiled = torch.compile(self.backbone.forward, dynamic=False)
+        self._compiled_rows = num_rows
 
     def forward(self, frames: Tensor) -> Tensor:
         """Encode `(n, C, T, H, W)` to `(n, D)`, as `encode`."""

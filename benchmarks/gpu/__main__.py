@@ -8,13 +8,13 @@ for is said. Every figure is printed as it comes and written to OUT/gpu.json.
 """
 
 import argparse
-import importlib.metadata
 import platform
 import subprocess
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -36,10 +36,10 @@ _PARTS: dict[str, Callable[[Setting], None]] = {
     "training": training,
     "loaders": loaders,
     "runs": runs,
-    "other-precisions": other_precisions,
-    "encoding": encoding,
-    "jpegs": jpegs,
     "compile": compiled,
+    "encoding": encoding,
+    "other-precisions": other_precisions,
+    "jpegs": jpegs,
 }
 
 
@@ -80,8 +80,8 @@ def _about(*, smoke: bool) -> dict[str, float | int | bool | str]:
         "machine": describe_machine(),
         "smoke": smoke,
         "torch": torch.__version__,
-        "torchvision": importlib.metadata.version("torchvision"),
-        "transformers": importlib.metadata.version("transformers"),
+        "torchvision": version("torchvision"),
+        "transformers": version("transformers"),
         "python": platform.python_version(),
     }
     if torch.cuda.is_available():
@@ -91,7 +91,7 @@ def _about(*, smoke: bool) -> dict[str, float | int | bool | str]:
             "device": properties.name,
             "device_memory_gib": properties.total_memory / 2**30,
             "cuda": torch.version.cuda or "",
-            "cudnn": torch.backends.cudnn.version() or 0,
+            "cudnn": torch.backends.cudnn.version() or 0,  # type: ignore[no-untyped-call]
             "driver": subprocess.run(driver, stdout=subprocess.PIPE, text=True, check=False).stdout.strip(),
         }
     return about

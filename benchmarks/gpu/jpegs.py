@@ -3,11 +3,13 @@
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks.gpu.setting import Setting
 from shards.loader import ShardLoader
@@ -36,22 +38,27 @@ def jpegs(setting: Setting) -> None:
         return
     from torchvision.io import decode_jpeg
 
+    decode: Any = decode_jpeg  # not typed
     split = splits["jpeg"]
     encoded = [torch.from_numpy(np.array(split.sample(place).frames)) for place in range(batch_size)]
-    ways = {
-        "decode_jpeg on the GPU, a list": lambda: decode_jpeg(encoded, device=setting.device),
-        "decode_jpeg on the CPU, one thread": lambda: [decode_jpeg(one) for one in encoded],
+    ways: dict[str, Callable[[], object]] = {
+        "decode_jpeg on the GPU, a list": partial(decode, encoded, device=setting.device),
+        "decode_jpeg on the CPU, one thread": partial(_one_by_one, decode, encoded),
     }
-    for name, decode in ways.items():
-        decode()
+    for name, run in ways.items():
+        run()
         torch.cuda.synchronize()
         start, times = time.perf_counter(), 0
         while time.perf_counter() - start < sizes.seconds:
-            decode()
+            run()
             torch.cuda.synchronize()
             times += 1
         rate = times * batch_size / (time.perf_counter() - start)
         setting.report.add("JPEG", name, samples_per_second=rate)
+
+
+def _one_by_one(decode: Callable[[Tensor], Tensor], encoded: list[Tensor]) -> list[Tensor]:
+    return [decode(one) for one in encoded]
 
 
 def _loader_rate(split: Split, batch_size: int, num_readers: int, *, seconds: float) -> float:

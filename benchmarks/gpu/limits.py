@@ -63,4 +63,4 @@ def seconds_of(run: Callable[[], Tensor], *, device: torch.device, repeats: int 
             start = time.perf_counter()
             run()
             found.append(time.perf_counter() - start)
-    return statistics.median(found)
+    return float(statistics.median(found))

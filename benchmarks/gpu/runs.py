@@ -33,9 +33,9 @@ class _Started:
 
 def runs(setting: Setting) -> None:
     """Train in eight processes at once, kill half of them in the middle, resume, compare; then evaluate the first."""
-    if not setting.has_time(75, "runs that are killed and resumed"):
+    if not setting.has_time(60, "runs that are killed and resumed"):
         return
-    shards = setting.shards(num_train=setting.sizes.num_small, absent_share=0.1)
+    shards = setting.small_shards()
     ways = ("free", "deterministic") if setting.device.type == "cuda" else ("free",)
     on_gpu = setting.device.type == "cuda"  # where a second run may differ
     kinds = ("whole", *("again",) * on_gpu, *setting.sizes.interruptions)

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from mmsent.config import ModelConfig, VideoEncoderName
 from shards.reader import Split
 from shards.schema import FeatureSpec, Modality, Storage
 
-__all__ = ["SMOKE", "Figure", "Report", "Setting", "Sizes", "free_memory", "say"]
+__all__ = ["SMOKE", "Figure", "Report", "Setting", "Sizes", "Value", "free_memory", "say"]
 
 Value = float | int | bool | str
 
@@ -28,15 +28,18 @@ class Sizes:
     num_frames: int = 16
     frame_size: int = 112
     num_hops: int = 300
+    vocab_size: int = 30_522
     max_tokens: int = 128
     num_train: int = 9_984
     """A multiple of all batch sizes: a ragged batch would be another step. MELD has 9,989."""
     num_dev: int = 256
+    num_run: int = 512
+    """Samples that whole runs train on."""
     num_small: int = 2_048
     """Samples of what is slow: files, JPEGs, `encode`."""
     batch_sizes: tuple[int, ...] = (64, 256)
     num_workers: tuple[int, ...] = (2, 8, 16)
-    seconds: float = 1.5
+    seconds: float = 1.0
     """Of a run that is timed."""
     rounds: int = 3
     matrix: int = 8_192
@@ -52,10 +55,10 @@ class Sizes:
 
 
 SMOKE = Sizes(
-    num_frames=2, frame_size=16, num_hops=40, max_tokens=24, num_train=64, num_dev=16, num_small=32, batch_sizes=(8,),
-    num_workers=(2,), seconds=0.05, rounds=1, matrix=256, copy_bytes=2**20, num_encoded=128, epoch_batch_sizes=(32,),
-    text_width=32, text_layers=2,
-    video_encoder="mc3_18", trained=(("video", "text"),), interruptions=("SIGKILL",),
+    num_frames=4, frame_size=32, num_hops=40, vocab_size=500, max_tokens=24, num_train=64, num_dev=16, num_run=32,
+    num_small=32, batch_sizes=(8,), num_workers=(2,), seconds=0.05, rounds=1, matrix=256, copy_bytes=2**20,
+    num_encoded=128, epoch_batch_sizes=(32,), text_width=32, text_layers=2, video_encoder="mc3_18",
+    trained=(("video", "text"),), interruptions=("SIGKILL",),
 )  # fmt: skip
 """Small enough for a CPU: that everything runs, not how fast."""
 
@@ -134,28 +137,37 @@ class Setting:
         self.report.skip(what)
         return False
 
-    def spec(self, storage: Storage = "raw") -> FeatureSpec:
-        """Return the spec of samples of real shapes."""
+    def spec(self, storage: Storage = "raw", *, small: bool = False) -> FeatureSpec:
+        """Return the spec of samples of real shapes, or of clips of an eighth of the pixels."""
         sizes = self.sizes
         return made_up_spec(
-            num_frames=sizes.num_frames,
-            size=sizes.frame_size,
+            num_frames=sizes.num_frames // 2 if small else sizes.num_frames,
+            size=sizes.frame_size // 2 if small else sizes.frame_size,
             num_hops=sizes.num_hops,
             storage=storage,
             tokenizer=TEXT_ENCODER,
+            vocab_size=sizes.vocab_size,
             max_tokens=sizes.max_tokens,
         )
 
-    def shards(self, storage: Storage = "raw", *, num_train: int | None = None, absent_share: float = 0.0) -> Path:
+    def shards(self, storage: Storage = "raw", *, num_train: int | None = None) -> Path:
         """Return a folder of shards, made at the first use: splits train and dev."""
         num_train = num_train or self.sizes.num_train
-        name = f"{storage}-{num_train}-{absent_share}"
+        name = f"{storage}-{num_train}"
         if name not in self._made:
             root = self.scratch / f"shards-{name}"
-            sizes = {"train": num_train, "dev": self.sizes.num_dev}
-            write_made_up(root, self.spec(storage), sizes, absent_share=absent_share)
+            write_made_up(root, self.spec(storage), {"train": num_train, "dev": self.sizes.num_dev})
             self._made[name] = root
         return self._made[name]
+
+    def small_shards(self) -> Path:
+        """Return a folder of shards of small clips, some of which lack their picture or sound."""
+        if "small" not in self._made:
+            root = self.scratch / "shards-small"
+            sizes = {"train": self.sizes.num_run, "dev": self.sizes.num_dev}
+            write_made_up(root, self.spec(small=True), sizes, absent_share=0.1)
+            self._made["small"] = root
+        return self._made["small"]
 
     def train_split(self, storage: Storage = "raw", *, num_train: int | None = None) -> Split:
         """Open the training split."""
@@ -166,7 +178,11 @@ class Setting:
         name = "text" if dropout else "text-without-dropout"
         if name not in self._made:
             self._made[name] = save_text_encoder(
-                self.scratch / name, width=self.sizes.text_width, num_layers=self.sizes.text_layers, dropout=dropout
+                self.scratch / name,
+                width=self.sizes.text_width,
+                num_layers=self.sizes.text_layers,
+                vocab_size=self.sizes.vocab_size,
+                dropout=dropout,
             )
         return self._made[name]
 
@@ -178,14 +194,13 @@ class Setting:
 
     def model_config(self, *trained: Modality, dropout: bool = True) -> ModelConfig:
         """Return the network of docs/model.md with made-up weights, some of its encoders trained."""
-        without = {} if dropout else {"encoder_dropout": 0.0, "fusion_dropout": 0.0}
-        return ModelConfig(
+        config = ModelConfig(
             text_encoder=str(self.text_encoder(dropout=dropout)),
             video_encoder=self.sizes.video_encoder,
             video_weights=str(self.video_weights()),
             train_encoders=trained,
-            **without,
         )
+        return config if dropout else replace(config, encoder_dropout=0.0, fusion_dropout=0.0)
 
 
 @contextmanager
