@@ -41,10 +41,7 @@ def set_tf32(device: torch.device) -> None:
 
 
 def set_algorithms(device: torch.device, *, deterministic: bool) -> None:
-    """Let a GPU's kernels be chosen by the same bits in every run, or by what is fastest for the shapes at hand.
-
-    The fastest is found by trying, at the first batch of each shape. Which one wins may differ from run to run, and
-    with it the last bits of a result: https://pytorch.org/docs/stable/notes/randomness.html
+    """Choose a device's algorithms: such as do not plan for each length of text, and if asked those of the same bits.
 
     Args:
         device: On a CPU nothing is changed but what `deterministic` asks for.
@@ -54,9 +51,9 @@ def set_algorithms(device: torch.device, *, deterministic: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is used first
         torch.use_deterministic_algorithms(True)
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = not deterministic
         # cuDNN's attention, which torch prefers on Hopper, plans anew for each length of text: with texts cut to the
-        # longest of a batch a step took up to three times as long as with one length (docs/gpu.md).
+        # longest of a batch a step took up to three times as long as with one length (docs/gpu.md). cuDNN's trying of
+        # convolutions (`cudnn.benchmark`) stays off as well: it won nothing and took seconds for each number of clips.
         torch.backends.cuda.enable_cudnn_sdp(enabled=False)
 
 

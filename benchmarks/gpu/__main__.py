@@ -33,10 +33,10 @@ from mmsent.precision import choose_device
 _PARTS: dict[str, Callable[[Setting], None]] = {
     "limits": limits,
     "first-steps": first_steps,
-    "training": training,
-    "loaders": loaders,
     "runs": runs,
+    "training": training,
     "compile": compiled,
+    "loaders": loaders,
     "encoding": encoding,
     "other-precisions": other_precisions,
     "jpegs": jpegs,

@@ -41,7 +41,7 @@ class Sizes:
     num_workers: tuple[int, ...] = (2, 8, 16)
     seconds: float = 1.0
     """Of a run that is timed."""
-    rounds: int = 3
+    rounds: int = 2
     matrix: int = 8_192
     copy_bytes: int = 2**31
     num_encoded: int = 13_708
