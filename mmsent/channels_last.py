@@ -24,8 +24,8 @@ def use_channels_last(backbone: nn.Module) -> None:
 class ChannelsLastBatchNorm3d(nn.BatchNorm3d):
     """Batch normalisation that looks at channels-last clips as at pictures of `T * H` rows, where no gradient is asked.
 
-    torch 2.11 has faster kernels for channels-last pictures than for clips: a frozen r3d_18 gave 3,343 in place of 3,184
-    samples/s on an H200. With gradients it does not pay: ReLUs in place on a view make copies, 770 in place of 1,043.
+    torch 2.11 has faster kernels for channels-last pictures than for clips: a frozen r3d_18 took 3,343 samples/s of an
+    H200 in place of 3,184. With gradients, ReLUs in place on a view make copies: 770 in place of 1,043.
     """
 
     @classmethod
