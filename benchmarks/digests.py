@@ -1,7 +1,7 @@
 """Digests of what mmsent makes, to compare two commits: moving code must not change a byte or a digit.
 
-Run: `python -m benchmarks.digests [DATA …]`. It prints a SHA-256 for each file of the shards of a small demo and of each
-further data set, and for each weight after two steps of training on the demo.
+Run: `python -m benchmarks.digests [DATA …]`. It prints a SHA-256 for each file of the shards of a small demo and of
+each further data set, and for each weight after two steps of training on the demo.
 """
 
 import hashlib

@@ -62,16 +62,6 @@ SETTINGS = (
         options=(*_FROZEN_MEAN, "--class-weights", "inverse"),
     ),
     Setting(
-        name="frozen-mean-effective",
-        words="the same, `--class-weights effective`",
-        options=(*_FROZEN_MEAN, "--class-weights", "effective"),
-    ),
-    Setting(
-        name="frozen-mean-adjusted",
-        words="the same, `--loss logit-adjusted`",
-        options=(*_FROZEN_MEAN, "--loss", "logit-adjusted"),
-    ),
-    Setting(
         name="frozen-mean-smoothed",
         words="the same, `--label-smoothing 0.1`",
         options=(*_FROZEN_MEAN, "--label-smoothing", "0.1"),

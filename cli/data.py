@@ -278,34 +278,22 @@ def preprocess_command(
 def index_command(
     shards: Annotated[
         Path,
-        typer.Argument(
-            help="Folder the parts were made or copied into, with their .work folders; or a folder of tars."
-        ),
+        typer.Argument(help="Folder of shards: one the parts were made or copied into, with their .work folders."),
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Finish splits whose shards were made in parts on machines that share no disk, or make tars of others loadable.
+    """Finish splits whose shards were made in parts on machines that share no disk, or whose index is lost.
 
     Each part leaves its shards and what is recorded of them in the split's hidden .work folder. Copy all of it into one
     folder; when no shard is missing, this writes the index that makes a split readable.
 
-    Tars that another program wrote need frames.npy (or frames.jpg), logmel.npy, tokens.npy and json under each key.
-    Those in DIR are one split, or those in each of its sub-folders are; docs/loading.md has the details.
+    Of a split without a .work folder, a lost index or samples table is made again from the tars.
 
     Example: `mmsent index data/shards`
     """
-    from preprocess.complete import complete_splits, is_made_here
-    from shards.adopt import adopt_tars
+    from preprocess.complete import complete_splits
 
-    if is_made_here(shards):
-        found = complete_splits(shards)
-    else:
-        with bars_by_name() as on_progress:
-            adopted = adopt_tars(shards, on_progress=on_progress)
-        for split in adopted:
-            if split.ignored:
-                _LOG.info("%s: ignored in its tars: %s", split.name, ", ".join(split.ignored))
-        found = {split.name: split.num_shards for split in adopted}
+    found = complete_splits(shards)
     if as_json:
         print_json(found)
         return

@@ -40,7 +40,7 @@ from cli.options import (
     url_cache,
 )
 from cli.progress import bars_by_name, training_bars
-from mmsent.config import ClassWeights, Fusion, Loss, ModelConfig, OrderKind, Schedule, Selection, TrainConfig
+from mmsent.config import ClassWeights, Fusion, ModelConfig, OrderKind, Schedule, Selection, TrainConfig
 from shards.schema import MODALITIES, FeatureSpec
 
 if TYPE_CHECKING:
@@ -204,13 +204,6 @@ def train_command(
     ] = _TRAIN.max_grad_norm,
     precision: PrecisionOption = _TRAIN.precision,
     compile_encoders: CompileOption = _TRAIN.compile,
-    loss: Annotated[
-        Loss,
-        typer.Option(
-            help="logit-adjusted: logits raised by the frequency of their class in training.",
-            rich_help_panel=LOSS_PANEL,
-        ),
-    ] = _TRAIN.loss,
     class_weights: Annotated[
         ClassWeights,
         typer.Option(help="Of the losses, from the training labels' frequencies.", rich_help_panel=LOSS_PANEL),
@@ -334,7 +327,6 @@ def train_command(
             selection=selection,
             max_grad_norm=max_grad_norm,
             class_weights=class_weights,
-            loss=loss,
             label_smoothing=label_smoothing,
             modality_dropout=modality_dropout,
             crop_and_flip=crop_and_flip,

@@ -1,4 +1,4 @@
-"""What training minimises: the cross-entropy of each task, weighted, smoothed, adjusted.
+"""What training minimises: the cross-entropy of each task, weighted, smoothed.
 
 Shape letters: B batch, K classes.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmsent.config import TrainConfig
-from mmsent.statistics import class_weights, log_priors
+from mmsent.statistics import class_weights
 from shards.schema import LabelSet
 
 __all__ = ["MultitaskLoss"]
@@ -33,19 +33,16 @@ class MultitaskLoss:
         """Prepare weights.
 
         Args:
-            config: Its `class_weights`, `loss` and `label_smoothing`.
+            config: Its `class_weights` and `label_smoothing`.
             label_sets: The tasks.
             counts: Training samples by task and label name.
             device: Of logits and labels.
         """
         self._smoothing = config.label_smoothing
         self._weights: dict[str, Tensor | None] = {}
-        self._offsets: dict[str, Tensor | None] = {}
         for labels in label_sets:
             weights = class_weights(counts[labels.task], labels, kind=config.class_weights)
             self._weights[labels.task] = None if weights is None else weights.to(device)
-            adjusted = config.loss == "logit-adjusted"
-            self._offsets[labels.task] = log_priors(counts[labels.task], labels).to(device) if adjusted else None
 
     @property
     def is_weighted(self) -> bool:
@@ -66,9 +63,8 @@ class MultitaskLoss:
         """
         total = torch.zeros((), device=weight.device)
         for place, task in enumerate(self._weights):
-            offsets = self._offsets[task]
             total = total + F.cross_entropy(
-                logits[task] if offsets is None else logits[task] + offsets,
+                logits[task],
                 labels[task],
                 weight=self._weights[task],
                 label_smoothing=self._smoothing,

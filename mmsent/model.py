@@ -23,7 +23,6 @@ from mmsent.text_encoder import TextEncoder, load_text_model
 from mmsent.video_encoder import RESNETS, VideoEncoder, check_clip_size, load_video_model
 from mmsent.weights import load_part, weights_sha256
 from shards.errors import describe
-from shards.foreign import UNKNOWN
 from shards.schema import MODALITIES, SCRATCH, Encoding, FeatureSpec, LabelSet, Modality, TextSpec
 
 __all__ = ["MultimodalModel"]
@@ -362,11 +361,7 @@ def _check_tokenizer(text_encoder: str, spec: TextSpec) -> None:
     Raises:
         EncoderError: with what was asked for, what the shards were made for, and what to do.
     """
-    if spec.tokenizer == UNKNOWN and text_encoder != SCRATCH:
-        what = "it is not known which tokenizer made the tokens of these shards, which another program wrote"
-        then = f"pass `--text-encoder {SCRATCH}`, which learns any tokens, or leave text out of `--modalities`"
-        raise EncoderError(describe(what, then=then))
-    if _tokenizer_name(text_encoder) != spec.tokenizer != UNKNOWN:
+    if _tokenizer_name(text_encoder) != spec.tokenizer:
         what = f"the shards were tokenized for text encoder {spec.tokenizer!r}, the model asks for {text_encoder!r}"
         then = (
             f"pass `--text-encoder {spec.tokenizer}`, "

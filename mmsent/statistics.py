@@ -13,7 +13,7 @@ from mmsent.config import ClassWeights
 from shards.reader import Split
 from shards.schema import LabelSet
 
-__all__ = ["class_weights", "log_priors", "logmel_statistics"]
+__all__ = ["class_weights", "logmel_statistics"]
 
 
 def class_weights(counts: Mapping[str, int], label_set: LabelSet, *, kind: ClassWeights) -> Tensor | None:
@@ -22,25 +22,14 @@ def class_weights(counts: Mapping[str, int], label_set: LabelSet, *, kind: Class
     Args:
         counts: Training samples by label name.
         label_set: The order of the result.
-        kind: `none` gives no weights, `inverse` 1 / count, `sqrt` its square root, `effective` (1 - b) / (1 - b^count)
-            with b = 0.999 (https://arxiv.org/abs/1901.05555). A class without samples gets 0.
+        kind: `none` gives no weights, `inverse` 1 / count, `sqrt` its square root. A class without samples gets 0.
     """
     if kind == "none":
         return None
     count = torch.tensor([counts[name] for name in label_set.names], dtype=torch.float64)
-    some = count.clamp(min=1)
-    if kind == "effective":
-        weight = (1 - _EFFECTIVE_BETA) / (1 - _EFFECTIVE_BETA**some)
-    else:
-        weight = some ** (-1.0 if kind == "inverse" else -0.5)
+    weight = count.clamp(min=1) ** (-1.0 if kind == "inverse" else -0.5)
     weight = torch.where(count > 0, weight, 0.0)
     return (weight * count.sum() / (weight * count).sum()).float()
-
-
-def log_priors(counts: Mapping[str, int], label_set: LabelSet) -> Tensor:
-    """Return the logarithm of the frequency of each class `(K,)`; one without samples counts as having one."""
-    count = torch.tensor([max(1, counts[name]) for name in label_set.names], dtype=torch.float64)
-    return (count / count.sum()).log().float()
 
 
 def logmel_statistics(split: Split) -> tuple[Tensor, Tensor]:
@@ -66,9 +55,6 @@ def logmel_statistics(split: Split) -> tuple[Tensor, Tensor]:
     mean, std = columns.mean(axis=1), columns.std(axis=1)
     return torch.from_numpy(mean).float(), torch.from_numpy(std).float().clamp(min=1e-3)
 
-
-_EFFECTIVE_BETA = 0.999
-"""The paper's choice for data sets of MELD's size."""
 
 _STATISTICS_SHARDS = 16
 """Of 128 samples as preprocessing makes them, they hold just as many as are looked at."""

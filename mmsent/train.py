@@ -97,6 +97,7 @@ def train(
             _write_run(run, shards, train_split, trainer)
             if last is None:
                 save_frozen(run, trainer.model)
+            _say_what_encode_would_spare(trainer)
         return trainer.run(profile=profile, on_step=on_step, on_epoch=on_epoch, on_exit=on_exit)
 
 
@@ -194,6 +195,16 @@ def _check_same(last: Checkpoint, run: Path, *, model_config: ModelConfig, train
     if differences:
         what = "the run was started with other options (then against now): " + "; ".join(differences)
         raise TrainingError(describe(what, file=run, then="give the same options, or start a new run in another --out"))
+
+
+def _say_what_encode_would_spare(trainer: Trainer) -> None:
+    frozen = trainer.model.frozen_modalities
+    if frozen and not trainer.model.config.train_encoders and not trainer.config.crop_and_flip:  # that needs pictures
+        _LOG.info(
+            "the pre-trained encoders (%s) stay frozen, and run again on every sample of every epoch: `mmsent encode` "
+            "would compute their outputs once",
+            " and ".join(frozen),
+        )
 
 
 def _write_run(run: Path, shards: str | Path, split: Split, trainer: Trainer) -> None:

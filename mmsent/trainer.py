@@ -27,7 +27,6 @@ from mmsent.distributed import ALONE, Agreement, World
 from mmsent.errors import PeerError, TrainingError
 from mmsent.evaluate import predict, score
 from mmsent.feed import DeviceFeed
-from mmsent.hints import FrozenClock
 from mmsent.interrupt import SignalWatch
 from mmsent.losses import MultitaskLoss
 from mmsent.model import MultimodalModel
@@ -109,8 +108,6 @@ class Trainer:
             world=world,
         )
         self._agreement = Agreement(world)
-        self._clock = FrozenClock(model, self.device, self.precision)
-        self._hinted = False
         self._lock = threading.Lock()  # held while what a checkpoint holds is changed or read
         self._place = _Place(loader=self._feed.state())
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)  # of the epoch, over its samples
@@ -243,7 +240,6 @@ class Trainer:
             if batch is None:
                 break
             self._step(batch)
-            self._clock.look(batch)
             after_step()
             step = -(-self._place.loader.position // self.config.batch_size)
             self._look(step, num_steps=num_steps)
@@ -337,16 +333,6 @@ class Trainer:
             self._mean_loss = 0.0
             self._save_locked()
         self._publish_history()
-        hint = self._clock.hint(
-            epoch_seconds=sums.seconds,
-            epoch_samples=sums.num_samples,
-            world_size=self.world.size,
-            all_samples=len(self._loader.split) + len(self._dev_loader.split),
-            shards=self._loader.split.source.location.rpartition("/")[0] or ".",
-        )
-        if hint and not self._hinted and self.world.is_first and not self.config.crop_and_flip:  # that needs pictures
-            _LOG.info("%s", hint)
-            self._hinted = True
         return result
 
     def _publish_history(self) -> None:

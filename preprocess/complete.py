@@ -1,5 +1,6 @@
-"""What is done to shards that are there: finish splits whose parts were made apart, make again what is broken."""
+"""What is done to shards that are there: write an index that lacks, make again what is broken."""
 
+import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -11,39 +12,47 @@ from preprocess.errors import DatasetError
 from preprocess.plan import read_plan
 from preprocess.text import load_saved_tokenizer
 from shards.errors import ShardError, SpecMismatchError, describe
-from shards.finish import finish_split, restore_table
+from shards.finish import finish_split
+from shards.index import INDEX_NAME, Index, read_index, sha256_file
 from shards.lock import locked
+from shards.rebuild_index import rebuild_index, restore_table
+from shards.schema import FeatureSpec, LabelSet
+from shards.table import TABLE_NAME
 from shards.writer import read_record
 
-__all__ = ["complete_splits", "is_made_here", "repair_shards", "restore_tables"]
+__all__ = ["complete_splits", "repair_shards", "restore_tables"]
 
-
-def is_made_here(out: Path) -> bool:
-    """Return whether a folder says that `mmsent preprocess` made what is in it."""
-    return (out / CLAIM_NAME).exists() or any(out.glob("*/.work/plan.json"))
+_LOG = logging.getLogger(__name__)
 
 
 def complete_splits(out: Path) -> dict[str, int]:
-    """Write the samples table and the index of every split whose shards are all there, without the clips.
+    """Write the samples table and the index of every split that lacks one, without the clips.
+
+    What is recorded of the shards says of most splits whether all are there. Where that is lost too, the table and the
+    index are made from the tars alone, read in full.
 
     Args:
-        out: A folder that parts of one run were made in, or copied together into, with their hidden `.work` folders.
+        out: A folder that parts of one run were made in, or copied together into, with their hidden `.work` folders;
+            or one with tars that `mmsent preprocess` or `mmsent encode` wrote.
 
     Returns:
         The number of shards of each split.
 
     Raises:
-        ShardError: if a split lacks shards, after the indices of all others were written.
+        ShardError: if a split lacks shards, after the indices of all others were written; or if nothing says how its
+            shards were made.
+        ShardCorruptError: if a tar whose records are lost is cut, damaged or another program's.
     """
-    claim = read_claim(out)
     found: dict[str, int] = {}
     lacking: list[str] = []
+    planned = {path.parent.parent for path in out.glob("*/.work/plan.json")}
+    unplanned = {path.parent for path in out.glob("*/*.tar")} - planned
+    if not planned | unplanned:
+        what, then = "there are no shards here", "give the folder that `mmsent preprocess --out` made"
+        raise ShardError(describe(what, file=out, then=then))
     with locked(out):
-        directories = sorted(path.parent.parent for path in out.glob("*/.work/plan.json"))
-        if not directories:
-            then = "copy the .work folders too, or run `mmsent preprocess`"
-            raise ShardError(describe("it is not written which shards make up a split", file=out, then=then))
-        for directory in directories:
+        for directory in sorted(planned):
+            claim = read_claim(out)
             names = read_plan(directory)
             records = {name: read_record(directory / name) for name in names}
             infos = tuple(
@@ -58,10 +67,47 @@ def complete_splits(out: Path) -> dict[str, int]:
                 continue
             finish_split(directory, split=directory.name, spec=claim.spec, label_sets=claim.label_sets, shards=infos)
             found[directory.name] = len(infos)
+        for directory in sorted(unplanned):
+            found[directory.name] = len(_completed_from_tars(directory).shards)
     if lacking:
         then = "run the parts that are not done, or copy their shards here with their .work folders"
         raise ShardError(describe("; ".join(lacking), file=out, then=then))
     return found
+
+
+def _completed_from_tars(directory: Path) -> Index:
+    """Return the index of a split of whose making nothing is recorded; it and the table are made where they lack."""
+    if (directory / INDEX_NAME).exists():
+        index = read_index(directory)
+        try:
+            sha256 = sha256_file(directory / TABLE_NAME)
+        except FileNotFoundError:
+            sha256 = ""
+        if sha256 != index.samples_sha256:
+            restore_table(directory)
+        return index
+    spec, label_sets = _way_of_making(directory.parent)
+    index = rebuild_index(directory, spec=spec, label_sets=label_sets)
+    _LOG.warning(
+        "the index of %s is of the tars that are there: %d shards, %d samples; nothing tells of any after the last",
+        directory.name,
+        len(index.shards),
+        index.num_samples,
+    )
+    return index
+
+
+def _way_of_making(out: Path) -> tuple[FeatureSpec, tuple[LabelSet, ...]]:
+    """Return how the shards of a folder were made, from its manifest or else from the index of another split."""
+    if (out / CLAIM_NAME).exists():
+        claim = read_claim(out)
+        return claim.spec, claim.label_sets
+    for path in sorted(out.glob(f"*/{INDEX_NAME}")):
+        index = read_index(path.parent)
+        return index.spec, index.label_sets
+    what = f"nothing says how these shards were made: there is no {CLAIM_NAME}, and no split has its index"
+    then = f"copy {CLAIM_NAME} or one index.json from where they were made, or make them again"
+    raise ShardError(describe(what, file=out, then=then))
 
 
 def repair_shards(
@@ -119,7 +165,7 @@ def restore_tables(out: Path, splits: Collection[str]) -> None:
     """Make the samples tables of splits again, whose shards are whole; neither clips nor `.work` folders are needed.
 
     Raises:
-        ShardError: as `shards.finish.restore_table` does, or the disk is full.
+        ShardError: as `shards.rebuild_index.restore_table` does, or the disk is full.
         OutputBusyError: if another run is writing to `out`.
     """
     with locked(out):

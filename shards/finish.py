@@ -1,22 +1,19 @@
 """Shards that are all there become a finished split: the samples table is put together, then the index is written."""
 
 import logging
-import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardCorruptError, ShardError, describe
 from shards.index import Index, ShardInfo, read_index, remove_index, sha256_file, write_index
 from shards.schema import FeatureSpec, LabelSet
 from shards.table import TABLE_NAME, row_dtype, write_table
-from shards.walk import walk_shard
 from shards.writer import read_rows
 
-__all__ = ["finish_split", "restore_table"]
+__all__ = ["finish_split", "write_recorded"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,33 +52,19 @@ def finish_split(
             remove_index(directory)
         elif _table_sha256(directory) == there.samples_sha256:
             return there
-    index = index_with(_write_recorded(directory, shards, num_tasks=len(label_sets)))
+    index = index_with(write_recorded(directory, shards, num_tasks=len(label_sets)))
     write_index(directory, index)
     return index
 
 
-def restore_table(directory: Path) -> None:
-    """Publish the samples table of a finished split again: from what is recorded, or else from the tars in full.
+def write_recorded(directory: Path, shards: Sequence[ShardInfo], *, num_tasks: int) -> str:
+    """Publish the samples table by what is recorded of the shards, and return its SHA-256.
 
     Raises:
-        ShardError: if there is no index, or the disk is full.
-        ShardCorruptError: if a shard is not the one that was written.
+        ShardCorruptError: if the recorded rows of a shard are not there or not whole.
+        ShardError: if the disk is full or cannot be written.
     """
-    index = read_index(directory)
-    num_tasks = len(index.label_sets)
-    try:
-        if _write_recorded(directory, index.shards, num_tasks=num_tasks) == index.samples_sha256:
-            return
-        _LOG.info("what is recorded of the shards of %s is not of these: they are read in full", index.split)
-    except ShardCorruptError:
-        _LOG.info("what is recorded of the shards of %s is lost: they are read in full", index.split)
-    parts = (_rows_of_tar(directory / shard.name, shard, index) for shard in index.shards)
-    if write_table(directory, parts, num_samples=index.num_samples, num_tasks=num_tasks) != index.samples_sha256:
-        what, then = "the shards are not those that the index was written for", "copy them again with their index"
-        raise ShardCorruptError(describe(what, file=directory, then=then))
 
-
-def _write_recorded(directory: Path, shards: Sequence[ShardInfo], *, num_tasks: int) -> str:
     def parts() -> Iterator[NDArray[Any]]:
         for shard in shards:
             rows = read_rows(directory / shard.name)
@@ -93,18 +76,6 @@ def _write_recorded(directory: Path, shards: Sequence[ShardInfo], *, num_tasks: 
 
     num_samples = sum(shard.num_samples for shard in shards)
     return write_table(directory, parts(), num_samples=num_samples, num_tasks=num_tasks)
-
-
-def _rows_of_tar(path: Path, shard: ShardInfo, index: Index) -> NDArray[Any]:
-    rows = []
-    try:
-        for walked in walk_shard(path, index=index, num_samples=shard.num_samples):
-            if walked.problem:
-                raise ShardCorruptError(describe(walked.problem, file=path, then="run `mmsent verify`"))
-            rows.append(walked.row)
-    except (OSError, tarfile.TarError) as exc:
-        raise ShardCorruptError(describe(f"cannot be read: {exc}", file=path, then="run `mmsent verify`")) from exc
-    return np.array(rows, dtype=row_dtype(len(index.label_sets)))
 
 
 def _table_sha256(directory: Path) -> str:

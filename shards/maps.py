@@ -289,13 +289,13 @@ def _check_size(path: Path, shard: ShardInfo) -> None:
 
 
 def _missing(path: Path) -> ShardCorruptError:
-    then = "copy it again, or run `mmsent preprocess` to make it (`mmsent index` for tars of other programs)"
+    then = "copy it again, or run `mmsent preprocess` to make it"
     return ShardCorruptError(describe("a shard of the index is missing", file=path, then=then))
 
 
 def _other_size(path: Path, shard: ShardInfo, size: int) -> ShardCorruptError:
     what = f"shard {shard.name} holds {size:,} bytes, its index says {shard.bytes:,}"
-    then = "copy it again, or delete it and its split's index.json and run `mmsent preprocess` (or `mmsent index`)"
+    then = "copy it again, or delete it and its split's index.json and run `mmsent preprocess`"
     return ShardCorruptError(describe(what, file=path, then=then))
 
 

@@ -4,7 +4,6 @@ Shape letters: T frames, H height, W width, M mel bins, S hops, L tokens.
 """
 
 import hashlib
-import tarfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,7 @@ from numpy.typing import NDArray
 
 from shards.codec import RAW_DTYPES, array_members, decode_meta, pixels
 from shards.errors import ShardCorruptError, ShardError, describe
-from shards.foreign import foreign_meta, is_foreign
 from shards.maps import LocalSource, Source, copy_bytes
-from shards.scan import key_of
 from shards.schema import MODALITIES, RAW_ARRAYS, FeatureSpec, LabelSet, Modality, Sample, SampleMeta
 
 __all__ = ["Places", "Split", "present", "read_split"]
@@ -240,18 +237,7 @@ class Split:
             raise ShardCorruptError(describe(what, file=self.shard_of(sample), then="run `mmsent verify`"))
 
     def _meta_of(self, sample: int, text: bytes) -> SampleMeta:
-        where = f"{self.shard_of(sample)}, sample {sample}"
-        if not is_foreign(self.spec):
-            return decode_meta(text, where=where)
-        # Only the tar tells the key: in the header that ends where the json begins.
-        start = int(self.rows["json_offset"][sample])
-        header = self._shard_bytes(sample)[start - tarfile.BLOCKSIZE : start].tobytes()
-        key, _ = key_of(header[:100].partition(b"\0")[0].decode("utf-8", "replace"))
-        try:
-            return foreign_meta(text, key=key, split=self.index.split, spec=self.spec)
-        except ValueError as exc:
-            what = f"a sample cannot be read: {exc}"
-            raise ShardCorruptError(describe(what, file=where, then="run `mmsent verify`")) from exc
+        return decode_meta(text, where=f"{self.shard_of(sample)}, sample {sample}")
 
     def _json(self, sample: int) -> bytes:
         start = int(self.rows["json_offset"][sample])

@@ -111,8 +111,7 @@ class VideoSpec:
     width: int
     sampling: Sampling
     """`uniform-time`: frame i is the one shown at (i + 0.5) / T of the clip; a shorter clip repeats its last.
-    `first`: the first T frames; a shorter clip is filled with black ones. `unknown`, like any other text of a spec: the
-    tars are another program's, see `shards.foreign`."""
+    `first`: the first T frames; a shorter clip is filled with black ones."""
     storage: Storage
     """`raw`: the values. `jpeg`: one JPEG of all frames, one below the other, `(T * H, W, 3)`."""
     jpeg_quality: int

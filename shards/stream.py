@@ -21,11 +21,11 @@ import numpy as np
 import webdataset
 from numpy.typing import NDArray
 
-from shards.codec import array_members, members, pixels
+from shards.codec import array_members, decode_sample, members, pixels
 from shards.errors import ShardError, describe
-from shards.foreign import SampleFacts, WholeTarInfo, full_lengths, read_facts, read_npy
 from shards.loader import HostBatch, batch_arrays
-from shards.schema import FeatureSpec, LabelSet, Modality
+from shards.schema import MODALITIES, FeatureSpec, LabelSet, Modality, SampleMeta
+from shards.whole_tar import WholeTarInfo
 
 __all__ = ["ShardStream"]
 
@@ -35,8 +35,8 @@ _CHECK_BYTES = 1 << 16
 class ShardStream:
     """Iterate over the samples of tars as they come, in batches like those of `ShardLoader`.
 
-    For what cannot be opened by an index: the output of a command, a server, tars of another program. Where the tars
-    lie in a folder, `mmsent index` and `ShardLoader` read them several times as fast, in a global order, resumably.
+    For tars of ours that cannot be opened by an index: the output of a command, a server. Where the tars lie in a
+    folder with their index, `ShardLoader` reads them several times as fast, in a global order, resumably.
 
     Each iteration is one pass over all URLs; every sample comes once, and the last batch may be smaller. There is no
     `len`, no `state` and no resume: a stream has no place to go back to, so a stopped pass begins again. There are no
@@ -124,33 +124,34 @@ class ShardStream:
                 f"{self.spec.video.storage}{encoded}"
             )
             raise ShardError(describe(what, file=where, then=then))
+        sample = decode_sample({extension: group[extension] for extension in self._extensions}, where=where)
         extension = "json"
         try:
-            facts = read_facts(group[extension], full=full_lengths(self.spec))
-            labels = tuple(_label_index(facts, labels) for labels in self.label_sets)
+            labels = tuple(_label_index(sample.meta, labels) for labels in self.label_sets)
+            lengths = _lengths(sample.meta, self.spec)
             arrays: dict[Modality, NDArray[Any]] = {}
             for name, member in self._arrays.items():
                 extension = member.extension
-                payload = group[extension]
-                if member.is_jpeg:
-                    arrays[name] = pixels(np.frombuffer(payload, np.uint8), self.spec.video)
-                else:
-                    arrays[name] = read_npy(payload, member)
+                array = pixels(sample.frames, self.spec.video) if member.is_jpeg else sample.array(name)
+                if array.shape != member.shape:
+                    raise ValueError(f"it is {array.shape}, the spec says {member.shape}")
+                arrays[name] = array
         except ValueError as exc:
-            then = "make it as the spec and the label sets say, or give those that it was made with"
+            then = "give the spec and the label sets that it was made with, those of its split's index.json"
             raise ShardError(describe(f"{extension} cannot be used: {exc}", file=where, then=then)) from exc
-        return _Streamed(number=number, arrays=arrays, facts=facts, labels=labels)
+        present = tuple(sample.meta.presence[name].present for name in MODALITIES)
+        return _Streamed(number=number, arrays=arrays, lengths=lengths, present=present, labels=labels)
 
     def _batch(self, samples: Sequence["_Streamed"]) -> HostBatch:
         """Copy samples into fresh arrays."""
         arrays = {name: np.stack([sample.arrays[name] for sample in samples]) for name in self._arrays}
-        lengths = np.array([sample.facts.lengths for sample in samples], np.int64)
+        lengths = np.array([sample.lengths for sample in samples], np.int64)
         return HostBatch(
             **batch_arrays(arrays, self._arrays),
             num_frames=lengths[:, 0].copy(),
             num_hops=lengths[:, 1].copy(),
             num_tokens=lengths[:, 2].copy(),
-            present=np.array([sample.facts.present for sample in samples], np.bool_),
+            present=np.array([sample.present for sample in samples], np.bool_),
             labels={
                 labels.task: np.array([sample.labels[task] for sample in samples], np.int64)
                 for task, labels in enumerate(self.label_sets)
@@ -168,7 +169,10 @@ class _Streamed:
     number: int
     """Place in the pass before shuffling."""
     arrays: Mapping[Modality, NDArray[Any]]
-    facts: SampleFacts
+    lengths: tuple[int, ...]
+    """Real frames, hops and tokens."""
+    present: tuple[bool, ...]
+    """In the order of `MODALITIES`."""
     labels: tuple[int, ...]
 
 
@@ -180,10 +184,19 @@ def _expanded(pattern: str) -> list[str]:
     return [pattern] if pattern.startswith("pipe:") else list(webdataset.shardlists.expand_urls(pattern))
 
 
-def _label_index(facts: SampleFacts, labels: LabelSet) -> int:
-    if labels.task not in facts.labels:
-        raise ValueError(f"it has no label of {labels.task}, only of {', '.join(facts.labels) or 'nothing'}")
-    return labels.index(facts.labels[labels.task].name)
+def _label_index(meta: SampleMeta, labels: LabelSet) -> int:
+    if labels.task not in meta.labels:
+        raise ValueError(f"it has no label of {labels.task}, only of {', '.join(meta.labels) or 'nothing'}")
+    return labels.index(meta.labels[labels.task])
+
+
+def _lengths(meta: SampleMeta, spec: FeatureSpec) -> tuple[int, ...]:
+    full = {"num_frames": spec.video.num_frames, "num_hops": spec.audio.num_hops, "num_tokens": spec.text.max_tokens}
+    lengths = {name: getattr(meta, name) for name in full}
+    for name, value in lengths.items():
+        if type(value) is not int or not 0 <= value <= full[name]:
+            raise ValueError(f'"{name}" is {value!r}, not a number from 0 to {full[name]}')
+    return tuple(lengths.values())
 
 
 def _members_of_all(urls: Sequence[str], *, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:

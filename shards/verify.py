@@ -103,7 +103,7 @@ def _strangers(directory: Path, index: Index) -> Iterator[Problem]:
         if path.name not in known:
             yield Problem(
                 file=str(path),
-                what="a tar that the index does not list: move it away, or take it in by `mmsent index`",
+                what="a tar that the index does not list: move it away",
                 remake=False,
             )
 

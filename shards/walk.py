@@ -7,13 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from shards.codec import array_members, decode_sample, encode_sample, member_parts, pixels
 from shards.errors import ShardError
-from shards.foreign import is_foreign
 from shards.index import Index
-from shards.scan import scan_tar
 from shards.table import sample_row
 
 __all__ = ["Walked", "walk_shard"]
@@ -42,9 +38,6 @@ def walk_shard(path: Path, *, index: Index, num_samples: int) -> Iterator[Walked
         OSError: if the file cannot be read.
         tarfile.TarError: if it is no tar.
     """
-    if is_foreign(index.spec):
-        yield from _walk_foreign(path, index=index, num_samples=num_samples)
-        return
     parts = member_parts(index.spec)
     extensions = [extension for _, extension, _ in parts]
     are_jpegs = array_members(index.spec)["video"].is_jpeg
@@ -85,29 +78,3 @@ def walk_shard(path: Path, *, index: Index, num_samples: int) -> Iterator[Walked
                 continue
             row = sample_row(sample.meta, offsets=offsets, sizes=sizes, crc32=crc32, label_sets=index.label_sets)
             yield Walked(key=key, row=row, problem="")
-
-
-def _walk_foreign(path: Path, *, index: Index, num_samples: int) -> Iterator[Walked]:
-    """Find the samples of a tar that another program wrote; there is nothing to write again and compare."""
-    count = 0
-    arrays = array_members(index.spec)
-    try:
-        for sample in scan_tar(path, spec=index.spec):
-            count += 1
-            if count > num_samples:
-                break
-            try:
-                if sample.arrays != arrays:
-                    raise ValueError(f"it has {sample.outline}")
-                if arrays["video"].is_jpeg:
-                    pixels(np.frombuffer(sample.payloads[arrays["video"].extension], np.uint8), index.spec.video)
-                labels = [item.index(sample.facts.labels[item.task].name) for item in index.label_sets]
-            except (KeyError, ValueError) as exc:
-                yield Walked(key=sample.key, row=(), problem=f"{sample.key}: {exc}")
-                continue
-            yield Walked(key=sample.key, row=sample.row(labels), problem="")
-    except ShardError as exc:
-        yield Walked(key="", row=(), problem=str(exc).splitlines()[0])
-        return
-    if count != num_samples:
-        yield Walked(key="", row=(), problem=f"holds another number of samples than the {num_samples} its index says")

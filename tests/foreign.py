@@ -1,4 +1,4 @@
-"""Tars as other programs write them."""
+"""Tars written by the standard library, with its headers, owners and times."""
 
 import io
 import tarfile

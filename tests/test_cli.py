@@ -140,7 +140,6 @@ def test_one_of_several_processes_that_does_not_know_its_place_is_refused_rather
         (("--fusion", "gated", "--modalities", "audio"), "several modalities"),
         (("--accumulation-steps", "64"), "no 64 parts"),
         (("--ema-decay", "1"), "--ema-decay must be from 0 to below 1"),
-        (("--loss", "logit-adjusted", "--class-weights", "sqrt"), "choose one of them"),
         (("--order", "class-balanced", "--class-weights", "inverse"), "choose one of them"),
         (("--epochs", "0"), "--epochs must be at least 1"),
         (("--modalities", ","), "--modalities must be some of video, audio, text, in this order, got none"),

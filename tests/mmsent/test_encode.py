@@ -18,7 +18,6 @@ from mmsent.frozen import Pretrained, Run
 from mmsent.model import MultimodalModel
 from mmsent.train import train
 from mmsent.trainer import BEST
-from shards.adopt import adopt_tars
 from shards.cache import ShardCache
 from shards.errors import OutputBusyError, ShardError, SpecMismatchError
 from shards.index import INDEX_NAME, read_index
@@ -455,18 +454,6 @@ def test_shards_behind_a_url_give_the_same_bytes(shards: Path, made: Path, tmp_p
     cache = ShardCache(tmp_path / "cache", max_bytes=10**8)
     encode(shards.as_uri(), tmp_path / "out", encoders.config(), cache=cache)
     assert content(tmp_path / "out") == content(made)
-
-
-def test_clips_of_foreign_tars_are_encoded_too(tmp_path: Path, encoders: Encoders) -> None:
-    raw = write_shards(tmp_path / "raw")
-    for split in SIZES:
-        for name in (INDEX_NAME, TABLE_NAME):
-            (raw / split / name).unlink()
-    adopt_tars(raw)
-    encode(raw, tmp_path / "out", encoders.config(modalities=("video",)))
-    for split in SIZES:
-        assert verify_split(tmp_path / "out" / split).problems == ()
-        assert list(Split(tmp_path / "out" / split).metas()) == list(Split(raw / split).metas())
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mmsent.config import ClassWeights, TrainConfig
 from mmsent.losses import MultitaskLoss
-from mmsent.statistics import class_weights, log_priors
+from mmsent.statistics import class_weights
 from shards.schema import LabelSet
 
 COLOUR = LabelSet(task="colour", names=("red", "green", "blue"))
@@ -34,7 +34,7 @@ def whole(loss: MultitaskLoss, logits: Mapping[str, Tensor], labels: Mapping[str
     return loss(logits, labels, weight=loss.weight(labels))
 
 
-@pytest.mark.parametrize("weights", ["none", "sqrt", "inverse", "effective"])
+@pytest.mark.parametrize("weights", ["none", "sqrt", "inverse"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_the_loss_is_the_sum_over_tasks_of_what_torch_means_by_the_mean(
     weights: ClassWeights, smoothing: float
@@ -53,7 +53,7 @@ def test_the_loss_is_the_sum_over_tasks_of_what_torch_means_by_the_mean(
     torch.testing.assert_close(whole(make_loss(config), logits, labels), expected)
 
 
-CORRECTED = [TrainConfig(), TrainConfig(class_weights="sqrt"), TrainConfig(loss="logit-adjusted")]
+CORRECTED = [TrainConfig(), TrainConfig(class_weights="sqrt")]
 
 
 @given(st.lists(st.integers(0, 8), min_size=1, max_size=4).filter(sum), st.sampled_from(CORRECTED))
@@ -74,17 +74,6 @@ def test_the_parts_of_a_batch_add_up_to_its_loss_however_it_is_cut(sizes: list[i
     torch.testing.assert_close(total, whole(loss, logits, labels))
 
 
-def test_adjusted_logits_make_up_for_frequencies_exactly_when_the_model_is_uncertain() -> None:
-    """With equal logits the adjusted model says the frequencies, whose cross-entropy is their entropy."""
-    counts = torch.tensor([1.0, 4.0, 25.0])
-    labels = {"colour": torch.arange(3).repeat_interleave(counts.long()), "size": torch.tensor([0] * 20 + [1] * 10)}
-    logits = {"colour": torch.zeros(30, 3), "size": torch.zeros(30, 2)}
-    share = {"colour": counts / 30, "size": torch.tensor([2 / 3, 1 / 3])}
-    entropy = sum(-(values * values.log()).sum() for values in share.values())
-    config = TrainConfig(loss="logit-adjusted")
-    torch.testing.assert_close(whole(make_loss(config), logits, labels), torch.as_tensor(entropy))
-
-
 def test_an_empty_share_of_a_batch_adds_nothing_and_has_a_gradient_of_nothing() -> None:
     _, labels = draw(8, seed=3)
     loss = make_loss(TrainConfig(class_weights="sqrt"))
@@ -94,18 +83,6 @@ def test_an_empty_share_of_a_batch_adds_nothing_and_has_a_gradient_of_nothing() 
     value.backward()  # type: ignore[no-untyped-call]
     assert float(value.detach()) == 0
     assert logits["colour"].grad is not None
-
-
-def test_effective_weights_lie_between_none_and_inverse() -> None:
-    inverse, effective = (class_weights(COUNTS["colour"], COLOUR, kind=kind) for kind in ("inverse", "effective"))
-    assert inverse is not None
-    assert effective is not None
-    assert 1 < effective[0] / effective[2] < inverse[0] / inverse[2] + 1e-6
-
-
-def test_a_class_without_samples_has_a_finite_prior() -> None:
-    priors = log_priors({"red": 0, "green": 3, "blue": 5}, COLOUR)
-    assert bool(torch.isfinite(priors).all())
 
 
 def test_only_weighted_losses_need_the_labels_of_all_ranks() -> None:

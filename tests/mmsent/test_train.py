@@ -1,3 +1,4 @@
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from mmsent.trainer import BEST
 from shards.errors import OutputBusyError, ShardCorruptError, ShardError, SpecMismatchError
 from shards.lock import locked
 from shards.reader import Split
+from shards.schema import Modality
 from tests.encoders import save_bert
 from tests.samples import make_sample, make_spec, with_byte_changed, write_split
 
@@ -406,3 +408,17 @@ def test_weights_of_a_video_encoder_that_are_not_there_are_refused_by_path(shard
     with pytest.raises(EncoderError, match=r"(?s)cannot be read.*r3d_18\.pth.*next: "):
         run(shards, tmp_path / "run", model=model)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("trained", [(), ("text",)])
+def test_training_with_frozen_encoders_alone_says_once_that_encode_would_run_them_once(
+    shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, trained: tuple[Modality, ...]
+) -> None:
+    model = replace(
+        SMALL, text_encoder=str(save_bert(tmp_path / "scratch")), text_pooling="mean", train_encoders=trained
+    )
+    with caplog.at_level(logging.INFO):
+        run(shards, tmp_path / "run", model=model, config=replace(CONFIG, max_epochs=2))
+    said = [record.message for record in caplog.records if "`mmsent encode` would compute" in record.message]
+    assert len(said) == (0 if trained else 1)
+    assert all("(text)" in line for line in said)

@@ -83,21 +83,49 @@ def test_shards_made_in_another_way_do_not_finish_a_split(meld: Path, out: Path,
         complete_splits(out)
 
 
-@pytest.mark.parametrize("content", [None, b"{", b"\xff"])
-def test_without_the_plan_of_a_split_nothing_is_guessed(out: Path, content: bytes | None) -> None:
-    for split in SPLITS:
-        plan = out / split / ".work" / "plan.json"
-        if content is None:
-            plan.unlink()
-        else:
-            plan.write_bytes(content)
-    with pytest.raises(ShardError, match=r"it is not written which shards|cannot be read"):
+@pytest.mark.parametrize("content", [b"{", b"\xff"])
+def test_of_a_plan_that_cannot_be_read_nothing_is_guessed(out: Path, content: bytes) -> None:
+    (out / "train" / ".work" / "plan.json").write_bytes(content)
+    with pytest.raises(ShardError, match="cannot be read"):
         complete_splits(out)
 
 
-def test_a_folder_that_preprocess_did_not_make_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ShardError, match=f"there is no {CLAIM_NAME}"):
+def test_a_folder_without_shards_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match="there are no shards here"):
         complete_splits(tmp_path)
+
+
+def test_parts_that_are_copied_together_without_what_says_how_they_were_made_are_refused(out: Path) -> None:
+    (out / CLAIM_NAME).unlink()
+    with pytest.raises(ShardError, match=f"there is no {CLAIM_NAME}"):
+        complete_splits(out)
+
+
+@pytest.mark.parametrize("lost", [CLAIM_NAME, "dev/index.json"])
+@pytest.mark.parametrize("name", ["index.json", "samples.npy"])
+def test_of_a_split_whose_records_are_lost_index_and_table_are_made_of_the_tars(
+    fresh: Path, out: Path, name: str, lost: str
+) -> None:
+    for split in SPLITS:
+        shutil.rmtree(out / split / ".work")
+    (out / "train" / name).unlink()
+    (out / lost).unlink()
+    result = mmsent("index", out)
+    assert result.returncode == 0, result.stderr
+    assert "Finished: dev 1 shards, test 1 shards, train 3 shards" in result.stdout
+    assert ("3 shards, 7 samples; nothing tells of any after the last" in result.stderr) == (name == "index.json")
+    assert problems(out) == []
+    table = out / "train" / "samples.npy"
+    assert table.read_bytes() == (fresh / "train" / "samples.npy").read_bytes()
+
+
+def test_tars_of_which_nothing_says_how_they_were_made_are_refused(out: Path) -> None:
+    for split in SPLITS:
+        shutil.rmtree(out / split / ".work")
+        (out / split / "index.json").unlink()
+    (out / CLAIM_NAME).unlink()
+    with pytest.raises(ShardError, match=f"nothing says how(?s:.*)copy {CLAIM_NAME} or one index.json"):
+        complete_splits(out)
 
 
 def test_what_is_recorded_of_the_making_leads_to_the_same_making(fresh: Path) -> None:

@@ -1,4 +1,3 @@
-import os
 import shutil
 import signal
 import subprocess
@@ -10,14 +9,14 @@ import numpy as np
 import pytest
 
 from shards.errors import ShardCorruptError, ShardError
-from shards.finish import finish_split, restore_table
+from shards.finish import finish_split
 from shards.index import INDEX_NAME, Index, read_index
-from shards.reader import Split, read_split
+from shards.reader import Split
 from shards.schema import MELD_LABELS, Sample
 from shards.table import TABLE_NAME
 from shards.verify import verify_split
 from shards.writer import Origin, read_record, read_rows, record_path, rows_path, write_shard
-from tests.samples import assert_same_sample, make_sample, make_spec, with_byte_changed, write_split
+from tests.samples import make_sample, make_spec, with_byte_changed, write_split
 from tests.shards.disks import file_size_limit
 
 ROOT = Path(__file__).parents[2]
@@ -151,42 +150,4 @@ def test_an_old_index_beside_a_new_table_is_an_error(directory: Path) -> None:
     finish(directory, write_new_shard(directory))
     (directory / INDEX_NAME).write_bytes(old)
     with pytest.raises(ShardCorruptError, match=TABLE_NAME):
-        Split(directory)
-
-
-@pytest.mark.parametrize("recorded", ["all", "nothing", "rows cut", "of other shards"])
-@pytest.mark.parametrize("damage", ["gone", "flipped"])
-def test_a_table_is_restored_to_the_same_bytes(directory: Path, damage: str, recorded: str) -> None:
-    table = directory / TABLE_NAME
-    whole = table.read_bytes()
-    if damage == "gone":
-        table.unlink()
-    else:
-        table.write_bytes(with_byte_changed(whole, len(whole) - 1))
-    first, second, _ = read_index(directory).shards
-    if recorded == "nothing":
-        shutil.rmtree(directory / ".work")
-    elif recorded == "rows cut":
-        os.truncate(rows_path(directory / first.name), 200)
-    elif recorded == "of other shards":
-        for path in (rows_path, record_path):
-            shutil.copy(path(directory / first.name), path(directory / second.name))
-    restore_table(directory)
-    assert table.read_bytes() == whole
-    for got, expected in zip(read_split(directory), make_samples(), strict=True):
-        assert_same_sample(got, expected)
-
-
-@pytest.mark.parametrize("damage", ["gone", "cut", "flipped"])
-def test_a_table_is_not_restored_from_shards_that_are_not_whole(directory: Path, damage: str) -> None:
-    shutil.rmtree(directory / ".work")
-    (directory / TABLE_NAME).unlink()
-    shard = directory / "train-00001.tar"
-    whole = shard.read_bytes()
-    shard.unlink()
-    if damage != "gone":
-        shard.write_bytes(whole[:5000] if damage == "cut" else with_byte_changed(whole, 700))
-    with pytest.raises(ShardCorruptError):
-        restore_table(directory)
-    with pytest.raises(ShardCorruptError):
         Split(directory)
