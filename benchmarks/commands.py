@@ -20,7 +20,7 @@ HEADER = (
 
 def mmsent(*arguments: object) -> str:
     """Run a command of ours and return what it printed; its progress and logs go to this terminal."""
-    command = [sys.executable, "-c", "from cli.main import main; main()", *map(str, arguments)]
+    command = [sys.executable, "-c", "from cli import main; main()", *map(str, arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"mmsent {' '.join(map(str, arguments))} ended with {done.returncode}")

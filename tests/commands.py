@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-COMMAND = (sys.executable, "-c", "import sys; sys.argv[0] = 'mmsent'; from cli.main import main; main()")
+COMMAND = (sys.executable, "-c", "import sys; sys.argv[0] = 'mmsent'; from cli import main; main()")
 
 
 def environment() -> dict[str, str]:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from cli.main import app
+from cli import app
 from mmsent.bench import file_ways, loader_ways, train_ways
 from mmsent.config import ModelConfig, TrainConfig
 from mmsent.errors import TrainingError

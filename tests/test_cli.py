@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cli.main import app
+from cli import app
 from tests.commands import ROOT, environment, mmsent
 
 COMMANDS = ("make-demo", "doctor", "preprocess", "index", "verify", "encode", "train", "evaluate", "bench")
@@ -45,7 +45,7 @@ def test_every_command_is_in_the_readme(command: str) -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     heavy = ("torch", "numpy", "av", "transformers", "webdataset")
-    code = f"import sys, cli.main; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, cli; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True)
     assert result.stdout.strip() == "[]"
 

@@ -89,7 +89,7 @@ def test_a_data_set_of_other_labels_goes_from_clips_to_scores(
 def test_labels_that_look_like_markup_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 
-    from cli import drawing
+    from commands.score_tables import print_evaluation
     from mmsent.metrics import score_task
     from mmsent.report import Evaluation
     from shards.schema import LabelSet
@@ -100,7 +100,7 @@ def test_labels_that_look_like_markup_are_printed_as_they_are(capsys: pytest.Cap
     evaluation = Evaluation(
         split="test", num_samples=2, epoch=0, precision="fp32", loss=1.0, scores={"mood": item}, directory=Path("run")
     )
-    drawing.print_evaluation(evaluation)
+    print_evaluation(evaluation)
     printed = capsys.readouterr()
     assert printed.out.count("[/no]") == 2
     assert printed.out.count("[red]") == 1

@@ -131,7 +131,7 @@ def test_a_cache_that_makes_no_sense_is_wrong_usage_and_nothing_is_made(
 ) -> None:
     from typer.testing import CliRunner
 
-    from cli.main import app
+    from cli import app
 
     name, out = command
     with pytest.MonkeyPatch.context() as patch:

@@ -540,7 +540,7 @@ def test_a_run_that_died_while_it_claimed_its_folder_can_be_repeated(
 def command(meld: Path, out: Path, *options: str) -> list[str]:
     arguments = [str(meld), "--out", str(out), "--text-encoder", "scratch", "--frames", "4", "--size", "32x64"]
     arguments += ["--hops", "24", "--samples-per-shard", "3", "--max-failed-fraction", "1", "--workers", "2"]
-    return [sys.executable, "-c", "from cli.main import main; main()", "preprocess", *arguments, *options]
+    return [sys.executable, "-c", "from cli import main; main()", "preprocess", *arguments, *options]
 
 
 def start(arguments: Sequence[str]) -> "subprocess.Popen[bytes]":

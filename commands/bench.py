@@ -1,16 +1,17 @@
-"""The command that measures."""
+"""`mmsent bench`: what this machine reads, decodes and trains in a second."""
 
 import math
+import statistics
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
+from rich.table import Table
 
-from cli.drawing import print_json, print_timings, stdout
-from cli.options import (
+from commands.options import (
     ALL_MODALITIES,
     AccumulationOption,
     BatchSizeOption,
@@ -28,10 +29,14 @@ from cli.options import (
     core_count,
     modality_names,
 )
-from cli.progress import bars_by_name
+from commands.progress import bars_by_name
+from commands.terminal import print_json, stdout
 from mmsent.config import ModelConfig, TrainConfig
 from shards.errors import ShardError, describe
 from shards.schema import MODALITIES
+
+if TYPE_CHECKING:
+    from shards.timing import Group, Timing
 
 __all__ = ["bench_command"]
 
@@ -121,10 +126,53 @@ def bench_command(
         measured = [{**asdict(timing), "median": timing.median} for timing in timings]
         print_json({**measured_on, "rounds": rounds, "timings": measured, "verdict": words})
         return
-    print_timings(timings)
+    _print_timings(timings)
     for line in measured_on.values():
         stdout.print(escape(line), highlight=False, soft_wrap=True)
     for line in words:
         stdout.print(f"- {escape(line)}", highlight=False, soft_wrap=True)
     if plot is not None:
         stdout.print(f"Chart: {escape(str(plot))}", highlight=False, soft_wrap=True)
+
+
+def _print_timings(timings: list["Timing"]) -> None:
+    """Draw what `mmsent bench` measured."""
+    from mmsent.verdict import three_figures
+
+    table = Table(title="Samples per second, medians", caption=_TIMINGS_CAPTION, caption_justify="left")
+    for column in ("way", "samples/s", "from", "to", "of\nlimit", "CPU s\n/1,000"):
+        table.add_column(column, justify="left" if column == "way" else "right", overflow="fold")
+    limits = {
+        timing.group: timing for timing in timings if timing.kind in ("limit", "headroom") and timing.samples_per_second
+    }
+    group = ""
+    for timing in sorted(timings, key=lambda timing: list(_GROUPS).index(timing.group)):
+        if timing.group != group:
+            group = timing.group
+            table.add_section()
+            table.add_row(f"[bold]{_GROUPS[timing.group]}[/]")
+        if timing.failure:
+            table.add_row(escape(timing.name), "—")
+            continue
+        share = f"{timing.times(limits[group]):.2f}" if group in limits else ""
+        seconds = statistics.median(timing.cpu_seconds_per_1000)
+        cpu = f"{seconds:.3f}" if seconds < 1 else three_figures(seconds)
+        table.add_row(escape(timing.name), *map(three_figures, (timing.median, *timing.spread)), share, cpu)
+    stdout.print(table)
+    for failure in dict.fromkeys(timing.failure for timing in timings if timing.failure):
+        names = "; ".join(timing.name for timing in timings if timing.failure == failure)
+        stdout.print(f"Not measured: {escape(names)}: {escape(failure)}", highlight=False, soft_wrap=True)
+
+
+_GROUPS: dict["Group", str] = {
+    "loading": "batches in memory",
+    "reading": "…and every byte read",
+    "decoding": "samples from raw clips",
+    "training": "training",
+}
+
+
+_TIMINGS_CAPTION = (
+    "Of limit: of copying memory; in training, of a model that never waits. Every byte read: once, by one thread, as "
+    "whoever uses a batch must. CPU: seconds of all threads and workers for 1,000 samples."
+)

@@ -1,9 +1,8 @@
-"""The commands that make a model from shards and score it."""
+"""`mmsent train`: a model from shards."""
 
 import logging
 import shlex
 import signal
-import time
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -12,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from cli.drawing import print_evaluation, print_json, print_next, print_scores_over_seeds, size_text, stdout
-from cli.options import (
+from commands.options import (
     ALL_MODALITIES,
     CACHE_GIGABYTES,
     DATA_PANEL,
@@ -36,96 +34,32 @@ from cli.options import (
     VideoWeightsOption,
     checked,
     modality_names,
-    seed_numbers,
     url_cache,
 )
-from cli.progress import bars_by_name, training_bars
+from commands.progress import training_bars
+from commands.score_tables import print_scores_over_seeds
+from commands.terminal import print_json, print_next, stdout
 from mmsent.config import ClassWeights, Fusion, ModelConfig, OrderKind, Schedule, Selection, TrainConfig
-from shards.schema import MODALITIES, FeatureSpec
+from shards.schema import MODALITIES
 
 if TYPE_CHECKING:
     from mmsent.results import TrainResult
 
-__all__ = ["encode_command", "evaluate_command", "train_command"]
+__all__ = ["train_command"]
 
 _LOG = logging.getLogger(__name__)
 
+
+def _seed_numbers(text: str) -> list[int]:
+    """Return the numbers of `--seeds`."""
+    numbers = [item.strip() for item in text.split(",")]
+    if not all(item.isascii() and item.isdigit() for item in numbers) or len(set(numbers)) != len(numbers):
+        raise typer.BadParameter(f"--seeds is different numbers with commas, like 0,1,2; got {text!r}")
+    return [int(item) for item in numbers]
+
+
 _MODEL = ModelConfig()
 _TRAIN = TrainConfig()
-
-
-def encode_command(
-    shards: Annotated[str, typer.Option(help="Folder that `mmsent preprocess --out` made, or its URL.")],
-    out: Annotated[Path, typer.Option(help="Folder for the new shards. Run again with the same folder to go on.")],
-    modalities: Annotated[
-        str, typer.Option(help="What to encode, with commas; the others keep their arrays. audio needs --run.")
-    ] = "video,text",
-    text_encoder: TextEncoderOption = _MODEL.text_encoder,
-    text_pooling: TextPoolingOption = _MODEL.text_pooling,
-    video_encoder: VideoEncoderOption = _MODEL.video_encoder,
-    video_weights: VideoWeightsOption = _MODEL.video_weights,
-    run: Annotated[
-        Path | None,
-        typer.Option(help="Take the encoders of this run's best checkpoint, with what they have learned."),
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Samples that are encoded at a time.")] = _TRAIN.batch_size,
-    precision: PrecisionOption = _TRAIN.precision,
-    remake: Annotated[
-        bool, typer.Option("--remake", help="Make shards in OUT again that were made in another way.")
-    ] = False,
-    cache: CacheOption = None,
-    cache_size: CacheSizeOption = CACHE_GIGABYTES,
-    as_json: JsonOption = False,
-) -> None:
-    """Run frozen encoders once over all splits, and write shards of their outputs.
-
-    The same samples in the same order, with one vector in place of a clip or a text: training on them runs the small
-    rest of the model alone. A run that was stopped goes on where it was; shards that are up to date are kept.
-
-    Example: `mmsent encode --shards data/shards --out data/features`
-    """
-    from mmsent.encode import encode_shards
-    from mmsent.frozen import Pretrained, Run
-
-    chosen = modality_names("modalities", modalities)
-    if not chosen:
-        raise typer.BadParameter("--modalities names nothing to encode")
-    if batch_size < 1:
-        raise typer.BadParameter(f"--batch-size must be at least 1, got {batch_size}")
-    config = checked(
-        lambda: ModelConfig(
-            modalities=tuple(name for name in MODALITIES if name in chosen),
-            text_encoder=text_encoder,
-            text_pooling=text_pooling,
-            video_encoder=video_encoder,
-            video_weights=video_weights,
-        )
-    )
-    if run is not None and config != replace(_MODEL, modalities=config.modalities):
-        raise typer.BadParameter("--run has encoders of its own: leave out --text-… and --video-…")
-    started = time.monotonic()
-    with bars_by_name() as on_progress:
-        result = encode_shards(
-            shards,
-            out,
-            encoders=Pretrained(config) if run is None else Run(run, config.modalities),
-            batch_size=batch_size,
-            precision=precision,
-            cache=url_cache(shards, cache, cache_size),
-            remake=remake,
-            on_progress=on_progress,
-        )
-    if as_json:
-        print_json({**asdict(result), "spec": result.spec.to_json()})
-        return
-    if result.num_shards_made:
-        seconds = time.monotonic() - started
-        what = f"{result.num_samples_encoded:,} samples encoded in {seconds:.0f} s on {result.device}"
-        words = f"{what} in {result.precision}; {result.num_shards_made} shards made, {result.num_shards_kept} kept"
-    else:
-        words = f"nothing to do: all {result.num_shards_kept} shards are up to date"
-    stdout.print(f"{escape(str(out))}: {words}; {size_text(result.num_bytes)}", highlight=False, soft_wrap=True)
-    print_next(f"mmsent train --shards {shlex.quote(str(out))} --out RUN{_encoded_options(result.spec)}")
 
 
 def train_command(
@@ -346,7 +280,7 @@ def train_command(
     )
     if seeds and (out / "run.json").exists():
         raise typer.BadParameter(f"--out {out} holds a single run: choose another folder for --seeds")
-    runs = {number: seed_folder(out, number) for number in seed_numbers(seeds)} if seeds else {seed: out}
+    runs = {number: seed_folder(out, number) for number in _seed_numbers(seeds)} if seeds else {seed: out}
     configs = {number: checked(partial(replace, train_config, seed=number)) for number in runs}
     world = world_from_environment()
     results: dict[int, TrainResult] = {}
@@ -376,50 +310,6 @@ def train_command(
         _print_training(shards, out, results, many=bool(seeds), as_json=as_json)
     if signum := results[number].signum:
         raise typer.Exit(128 + signum)
-
-
-def evaluate_command(
-    shards: Annotated[str, typer.Option(help="Folder of shards, or its URL.")],
-    run: Annotated[Path, typer.Option(help="Folder that `mmsent train --out` made.")],
-    split: Annotated[str, typer.Option(help="Split to score.")] = "test",
-    cache: CacheOption = None,
-    cache_size: CacheSizeOption = CACHE_GIGABYTES,
-    as_json: JsonOption = False,
-) -> None:
-    """Score a run's best checkpoint on a split, every sample once, next to the majority baseline.
-
-    Writes metrics.json, predictions.csv, a confusion matrix per task and the training curves to RUN/evaluation-SPLIT/.
-    A folder that `mmsent train --seeds` made is scored seed by seed, with mean and deviation in one table.
-
-    Example: `mmsent evaluate --shards data/shards --run runs/first --split test`
-    """
-    from mmsent.report import evaluate_run
-    from mmsent.seeds import evaluate_seeds, evaluation_scores, seed_folders
-
-    store = url_cache(shards, cache, cache_size)
-    if seed_folders(run):
-        found = {}
-        for seed, evaluation in evaluate_seeds(shards, run, split=split, cache=store):
-            _LOG.info("seed %d: %s", seed, evaluation.directory)
-            found[seed] = evaluation
-        scores = evaluation_scores(found)
-        if as_json:
-            by_seed = {seed: evaluation.to_json() for seed, evaluation in found.items()}
-            print_json({"seeds": by_seed, split: [score.to_json() for score in scores]})
-        else:
-            print_scores_over_seeds(scores, split=split)
-            for task, item in next(iter(found.values())).scores.items():
-                base = f"{item.baseline.weighted_f1:.3f}, {item.baseline.macro_f1:.3f}, {item.baseline.accuracy:.3f}"
-                label = escape(item.baseline.label)
-                stdout.print(f"{task}: always '{label}' scores {base}", highlight=False, soft_wrap=True)
-            where = escape(str(run / f"evaluation-{split}"))
-            stdout.print(f"Means and deviations in {where}; each run's own report in its folder", highlight=False)
-        return
-    evaluation = evaluate_run(shards, run, split=split, cache=store)
-    if as_json:
-        print_json(evaluation.to_json())
-        return
-    print_evaluation(evaluation)
 
 
 def _print_training(shards: str, out: Path, results: dict[int, "TrainResult"], *, many: bool, as_json: bool) -> None:
@@ -454,13 +344,3 @@ def _print_training(shards: str, out: Path, results: dict[int, "TrainResult"], *
     if many:
         print_scores_over_seeds(scores, split="dev")
     print_next(f"mmsent evaluate --shards {shlex.quote(shards)} --run {shlex.quote(str(out))} --split test")
-
-
-def _encoded_options(spec: FeatureSpec) -> str:
-    """Return the options with which a model takes the outputs of these encoders, as far as they are no defaults."""
-    asked = {"--text-encoder": (spec.text.tokenizer, _MODEL.text_encoder)}
-    if "video" in spec.encoded:
-        asked["--video-encoder"] = (spec.encoded["video"].encoder, _MODEL.video_encoder)
-    if "text" in spec.encoded:
-        asked["--text-pooling"] = (spec.encoded["text"].pooling, _MODEL.text_pooling)
-    return "".join(f" {name} {shlex.quote(value)}" for name, (value, default) in asked.items() if value != default)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 import typer
 
 from mmsent.config import Precision, TextPooling, VideoEncoderName
-from preprocess.config import Part
 from shards.schema import MODALITIES, Modality
 
 if TYPE_CHECKING:
@@ -39,10 +38,7 @@ __all__ = [
     "VideoWeightsOption",
     "checked",
     "core_count",
-    "frame_size",
     "modality_names",
-    "part_of_run",
-    "seed_numbers",
     "url_cache",
     "worker_count",
 ]
@@ -188,30 +184,6 @@ def modality_names(option: str, text: str) -> list[Modality]:
     if unknown := [name for name in names if name not in MODALITIES]:
         raise typer.BadParameter(f"--{option} takes {', '.join(MODALITIES)}; got {', '.join(unknown)}")
     return cast("list[Modality]", names)
-
-
-def seed_numbers(text: str) -> list[int]:
-    """Return the numbers of `--seeds`."""
-    numbers = [item.strip() for item in text.split(",")]
-    if not all(item.isascii() and item.isdigit() for item in numbers) or len(set(numbers)) != len(numbers):
-        raise typer.BadParameter(f"--seeds is different numbers with commas, like 0,1,2; got {text!r}")
-    return [int(item) for item in numbers]
-
-
-def frame_size(text: str) -> tuple[int, int]:
-    """Return height and width of `--size`."""
-    height, _, width = text.lower().partition("x")
-    if not (text.isascii() and height.isdigit() and width.isdigit()):
-        raise typer.BadParameter(f"--size is HEIGHTxWIDTH in pixels, like 112x112; got {text!r}")
-    return int(height), int(width)
-
-
-def part_of_run(text: str) -> Part:
-    """Return what `--part` asks for."""
-    number, _, count = text.partition("/")
-    if not (text.isascii() and number.isdigit() and count.isdigit()):
-        raise typer.BadParameter(f"--part is I/N, like 2/8; got {text!r}")
-    return checked(lambda: Part(number=int(number), count=int(count)))
 
 
 def core_count() -> int:

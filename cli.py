@@ -7,10 +7,16 @@ import sys
 import typer
 from rich.markup import escape
 
-from cli.bench import bench_command
-from cli.data import doctor_command, index_command, make_demo_command, preprocess_command, verify_command
-from cli.drawing import stderr
-from cli.training import encode_command, evaluate_command, train_command
+from commands.bench import bench_command
+from commands.doctor import doctor_command
+from commands.encode import encode_command
+from commands.evaluate import evaluate_command
+from commands.index import index_command
+from commands.make_demo import make_demo_command
+from commands.preprocess import preprocess_command
+from commands.terminal import stderr
+from commands.train import train_command
+from commands.verify import verify_command
 from shards.errors import ExpectedError
 
 __all__ = ["app", "main"]

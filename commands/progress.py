@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from cli.drawing import epoch_line, stderr
+from commands.terminal import stderr
 
 if TYPE_CHECKING:
     from mmsent.results import EpochResult, StepInfo
 
 __all__ = ["bars_by_name", "move_bar", "progress_bars", "training_bars"]
+
+
+def _epoch_line(result: "EpochResult") -> str:
+    """Return the line that stays on the screen of an epoch."""
+    scores = " ".join(f"{task} {value:.3f}" for task, value in result.dev_weighted_f1.items())
+    return (
+        f"epoch {result.epoch + 1}  train {result.train_loss:.3f}  dev {result.dev_loss:.3f}  wF1 {scores}  "
+        f"{result.samples_per_second:.0f}/s  wait {result.wait_share:.1%}{'  best' if result.best else ''}"
+    )
 
 
 @contextmanager
@@ -75,7 +84,7 @@ def training_bars(
             )
 
         def on_epoch(result: "EpochResult") -> None:
-            progress.console.print(epoch_line(result), highlight=False, soft_wrap=True)
+            progress.console.print(_epoch_line(result), highlight=False, soft_wrap=True)
 
         def on_exit(line: str) -> None:
             stderr.show_cursor(True)  # the process ends without unwinding, and the bar has hidden it
