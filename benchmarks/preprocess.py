@@ -33,7 +33,7 @@ from preprocess.extract import MEDIA
 from preprocess.onthefly import choose_rows, decode_row, tutorial
 from preprocess.pool import Request, extract_all
 from preprocess.text import learn_tokenizer
-from shards.schema import FeatureSpec
+from shards.spec import FeatureSpec
 
 Way = Callable[[Path, Utterance], None]
 

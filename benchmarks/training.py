@@ -21,23 +21,11 @@ import torch
 from mmsent.config import ModelConfig, TrainConfig
 from mmsent.results import EpochResult, StepInfo
 from mmsent.train import train
-from shards.codec import RAW_DTYPES
-from shards.finish import finish_split
-from shards.schema import (
-    MELD_LABELS,
-    PRESENT,
-    RAW_ARRAYS,
-    AudioSpec,
-    Encoding,
-    FeatureSpec,
-    Modality,
-    Sample,
-    SampleMeta,
-    Source,
-    TextSpec,
-    VideoSpec,
-)
-from shards.writer import Origin, shard_name, write_shard
+from shards.format.codec import RAW_DTYPES
+from shards.schema import MELD_LABELS, PRESENT, RAW_ARRAYS, Modality, Sample, SampleMeta, Source
+from shards.spec import AudioSpec, Encoding, FeatureSpec, TextSpec, VideoSpec
+from shards.writing.finish import finish_split
+from shards.writing.shard_writer import Origin, shard_name, write_shard
 
 _MELD = {"train": 9_989, "dev": 1_109}
 _WIDTHS: dict[Modality, int] = {"video": 512, "audio": 128, "text": 768}

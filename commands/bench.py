@@ -78,8 +78,8 @@ def bench_command(
     from mmsent.plots import plot_timings
     from mmsent.verdict import verdict
     from preprocess.onthefly import on_the_fly_ways
-    from shards.remote import is_url
-    from shards.store import open_split
+    from shards.splits import open_split
+    from shards.storage.url_folder import is_url
     from shards.timing import measure
 
     if samples < 1 or rounds < 1 or not (math.isfinite(seconds) and seconds > 0):

@@ -43,7 +43,7 @@ def doctor_command(
     """
     from preprocess.doctor import diagnose, diagnosis_to_json
     from preprocess.doctor_html import render_html
-    from shards.index import publish
+    from shards.files import publish
 
     if not (math.isfinite(clip_timeout) and clip_timeout > 0):
         raise typer.BadParameter(f"--clip-timeout must be above 0, got {clip_timeout}")

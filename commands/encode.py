@@ -26,7 +26,8 @@ from commands.options import (
 from commands.progress import bars_by_name
 from commands.terminal import print_json, print_next, size_text, stdout
 from mmsent.config import ModelConfig, TrainConfig
-from shards.schema import MODALITIES, FeatureSpec
+from shards.schema import MODALITIES
+from shards.spec import FeatureSpec
 
 __all__ = ["encode_command"]
 

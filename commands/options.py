@@ -13,7 +13,7 @@ from mmsent.config import Precision, TextPooling, VideoEncoderName
 from shards.schema import MODALITIES, Modality
 
 if TYPE_CHECKING:
-    from shards.cache import ShardCache
+    from shards.storage.cache import ShardCache
 
 __all__ = [
     "ALL_MODALITIES",
@@ -163,8 +163,8 @@ def worker_count(asked: int | None) -> int:
 
 def url_cache(shards: str, directory: Path | None, gigabytes: float) -> "ShardCache | None":
     """Return the cache that shards behind a URL come through; None for those of this machine."""
-    from shards.cache import ShardCache
-    from shards.remote import is_url
+    from shards.storage.cache import ShardCache
+    from shards.storage.url_folder import is_url
 
     if not is_url(shards):
         if directory is not None or gigabytes != CACHE_GIGABYTES:

@@ -25,7 +25,8 @@ from preprocess.config import (
     max_tokens_for,
     preset,
 )
-from shards.schema import MODALITIES, Storage
+from shards.schema import MODALITIES
+from shards.spec import Storage
 
 if TYPE_CHECKING:
     from preprocess.estimate import Estimate
@@ -119,7 +120,7 @@ def preprocess_command(
     from preprocess.build import build_shards, build_tokenizer, check_run
     from preprocess.estimate import estimate_run
     from preprocess.report import REPORT_NAME, report_splits, report_to_json
-    from shards.index import publish
+    from shards.files import publish
 
     start = preset(preset_name)
     height, width = _frame_size(size) if size is not None else (start.height, start.width)

@@ -14,7 +14,7 @@ from commands.progress import bars_by_name, move_bar, progress_bars
 from commands.terminal import print_json, print_next, size_text, stdout
 
 if TYPE_CHECKING:
-    from shards.verify import SplitCheck
+    from shards.writing.verify import SplitCheck
 
 __all__ = ["verify_command"]
 
@@ -33,8 +33,9 @@ def verify_command(
     Example: `mmsent verify data/shards`
     """
     from preprocess.complete import repair_shards, restore_tables
-    from shards.index import INDEX_NAME, split_directories
-    from shards.verify import verify_split
+    from shards.format.index import INDEX_NAME
+    from shards.splits import split_directories
+    from shards.writing.verify import verify_split
 
     if workers is not None and repair is None:
         raise typer.BadParameter("--workers is for --repair")

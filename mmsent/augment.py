@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from mmsent.batch import Batch
 from mmsent.config import TrainConfig
-from shards.permutation import stream_keys, uniform
+from shards.order.permutation import stream_keys, uniform
 from shards.schema import Modality
 
 __all__ = ["augment"]

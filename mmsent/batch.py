@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shards.loader import HostBatch
+from shards.reading.host_batch import HostBatch
 from shards.schema import MODALITIES, Modality
 
 __all__ = ["Batch", "allocate_pinned", "normalise_frames", "to_device"]

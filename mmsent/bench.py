@@ -21,11 +21,11 @@ from mmsent.feed import DeviceFeed
 from mmsent.precision import choose_device, resolve_precision
 from mmsent.stepper import Stepper
 from mmsent.trainer import new_model, new_stepper
-from shards.codec import members, pixels
 from shards.errors import ExpectedError, ShardError, describe
-from shards.loader import ShardLoader
-from shards.order import Shuffled
-from shards.reader import Split
+from shards.format.codec import members, pixels
+from shards.order.orders import Shuffled
+from shards.reading.loader import ShardLoader
+from shards.reading.split import Split
 from shards.schema import MODALITIES
 from shards.timing import Group, Way
 

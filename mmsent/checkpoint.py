@@ -18,9 +18,10 @@ from mmsent.config import ModelConfig, TrainConfig
 from mmsent.errors import CheckpointError
 from mmsent.model import MultimodalModel
 from shards.errors import ShardError, SpecMismatchError, describe
-from shards.index import sync_directory
-from shards.reader import Split
-from shards.schema import FeatureSpec, LabelSet
+from shards.files import sync_directory
+from shards.reading.split import Split
+from shards.schema import LabelSet
+from shards.spec import FeatureSpec
 
 __all__ = ["FROZEN", "Checkpoint", "check_fit", "load_checkpoint", "restore_model", "save_checkpoint", "save_frozen"]
 

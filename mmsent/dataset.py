@@ -1,7 +1,7 @@
 """A split as a torch data set, for whoever has a `DataLoader`, a sampler or a trainer of their own.
 
-One sample at a time is slower than `shards.loader.ShardLoader`, which this project trains with, and through worker
-processes it is slower still.
+One sample at a time is slower than `shards.reading.loader.ShardLoader`, which this project trains with, and through
+worker processes it is slower still.
 
 Shape letters: B batch, C channels, T frames, H height, W width, M mel bins, S hops, L tokens.
 """
@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from mmsent.batch import Batch
-from shards.codec import RAW_DTYPES, pixels
 from shards.errors import ShardCorruptError, describe
-from shards.maps import Source
-from shards.reader import Split
+from shards.format.codec import RAW_DTYPES, pixels
+from shards.reading.split import Split
 from shards.schema import MODALITIES, Modality
+from shards.storage.source import Source
 
 __all__ = ["ShardDataset", "collate"]
 

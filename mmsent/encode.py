@@ -18,16 +18,18 @@ import numpy as np
 from mmsent.config import Precision
 from mmsent.frozen import FrozenEncoders, Pretrained, Run
 from mmsent.precision import ResolvedPrecision, choose_device, resolve_precision
-from shards.cache import ShardCache
-from shards.codec import RAW_DTYPES
 from shards.errors import ShardError, SpecMismatchError, describe
-from shards.finish import finish_split
-from shards.index import INDEX_NAME, ShardInfo, publish, remove_index, sweep
+from shards.files import publish, sweep
+from shards.format.codec import RAW_DTYPES
+from shards.format.index import INDEX_NAME, ShardInfo, remove_index
 from shards.lock import locked
-from shards.reader import Split
-from shards.schema import RAW_ARRAYS, FeatureSpec, LabelSet, Sample, canonical_json
-from shards.store import split_sources
-from shards.writer import Origin, read_record, record_path, rows_path, write_shard
+from shards.reading.split import Split
+from shards.schema import RAW_ARRAYS, LabelSet, Sample, canonical_json
+from shards.spec import FeatureSpec
+from shards.splits import split_sources
+from shards.storage.cache import ShardCache
+from shards.writing.finish import finish_split
+from shards.writing.shard_writer import Origin, read_record, record_path, rows_path, write_shard
 
 __all__ = ["CLAIM_NAME", "EncodeResult", "encode_shards"]
 

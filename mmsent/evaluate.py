@@ -16,7 +16,7 @@ from mmsent.feed import DeviceFeed
 from mmsent.metrics import TaskScore, score_task
 from mmsent.model import MultimodalModel
 from mmsent.precision import ResolvedPrecision, autocast
-from shards.loader import ShardLoader
+from shards.reading.loader import ShardLoader
 
 __all__ = ["Predictions", "predict", "score"]
 

@@ -9,7 +9,9 @@ from typing import Protocol, TypeVar
 import torch
 
 from mmsent.batch import Batch, to_device
-from shards.loader import HostBatch, LoaderState, ShardLoader
+from shards.reading.host_batch import HostBatch
+from shards.reading.loader import ShardLoader
+from shards.reading.planner import LoaderState
 
 __all__ = ["DeviceFeed", "StepQueue", "Transfer", "ahead_by_one"]
 

@@ -22,10 +22,12 @@ from mmsent.precision import ResolvedPrecision, autocast
 from mmsent.trainer import BEST
 from mmsent.weights import weights_sha256
 from shards.errors import SpecMismatchError, describe
-from shards.loader import LoaderState, ShardLoader
-from shards.order import InOrder
-from shards.reader import Split
-from shards.schema import SCRATCH, Encoding, FeatureSpec, Modality
+from shards.order.orders import InOrder
+from shards.reading.loader import ShardLoader
+from shards.reading.planner import LoaderState
+from shards.reading.split import Split
+from shards.schema import SCRATCH, Modality
+from shards.spec import Encoding, FeatureSpec
 
 __all__ = ["FrozenEncoders", "Pretrained", "Run"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from shards.reader import Split
+from shards.reading.split import Split
 
 __all__ = ["describe_machine", "describe_samples"]
 

@@ -23,7 +23,8 @@ from mmsent.text_encoder import TextEncoder, load_text_model
 from mmsent.video_encoder import RESNETS, VideoEncoder, check_clip_size, load_video_model
 from mmsent.weights import load_part, weights_sha256
 from shards.errors import describe
-from shards.schema import MODALITIES, SCRATCH, Encoding, FeatureSpec, LabelSet, Modality, TextSpec
+from shards.schema import MODALITIES, SCRATCH, LabelSet, Modality
+from shards.spec import Encoding, FeatureSpec, TextSpec
 
 __all__ = ["MultimodalModel"]
 

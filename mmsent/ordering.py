@@ -6,9 +6,9 @@ Shape letters: N samples of the split.
 import numpy as np
 
 from mmsent.config import TrainConfig
-from shards.order import BlockShuffled, Order, Shuffled
-from shards.reader import Split
-from shards.sampling import ClassBalanced, LengthBucketed, Weighted, class_sample_weights
+from shards.order.orders import BlockShuffled, Order, Shuffled
+from shards.order.sampling import ClassBalanced, LengthBucketed, Weighted, class_sample_weights
+from shards.reading.split import Split
 
 __all__ = ["training_order"]
 

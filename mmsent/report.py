@@ -17,13 +17,13 @@ from mmsent.plots import plot_confusion, plot_curves
 from mmsent.precision import ResolvedPrecision, choose_device, resolve_precision
 from mmsent.results import RUN, EpochResult, is_finished
 from mmsent.trainer import BEST
-from shards.cache import ShardCache
 from shards.errors import describe
-from shards.index import publish
-from shards.loader import ShardLoader
-from shards.order import InOrder
-from shards.reader import Split
-from shards.store import open_split
+from shards.files import publish
+from shards.order.orders import InOrder
+from shards.reading.loader import ShardLoader
+from shards.reading.split import Split
+from shards.splits import open_split
+from shards.storage.cache import ShardCache
 
 __all__ = ["Evaluation", "evaluate_run"]
 

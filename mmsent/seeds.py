@@ -10,8 +10,8 @@ from typing import Any
 
 from mmsent.report import Evaluation, evaluate_run
 from mmsent.results import TrainResult
-from shards.cache import ShardCache
-from shards.index import publish
+from shards.files import publish
+from shards.storage.cache import ShardCache
 
 __all__ = ["ScoreOverSeeds", "dev_scores", "evaluate_seeds", "evaluation_scores", "seed_folder", "seed_folders"]
 

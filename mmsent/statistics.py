@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmsent.config import ClassWeights
-from shards.reader import Split
+from shards.reading.split import Split
 from shards.schema import LabelSet
 
 __all__ = ["class_weights", "logmel_statistics"]

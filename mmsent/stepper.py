@@ -20,7 +20,7 @@ from mmsent.distributed import ALONE, World, peer_trouble
 from mmsent.losses import MultitaskLoss
 from mmsent.model import MultimodalModel
 from mmsent.precision import ResolvedPrecision, autocast
-from shards.permutation import stream_keys
+from shards.order.permutation import stream_keys
 
 __all__ = ["Stepper"]
 

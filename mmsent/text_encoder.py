@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from mmsent.config import TextPooling
 from mmsent.errors import EncoderError
 from shards.errors import describe
-from shards.schema import SCRATCH, TextSpec
+from shards.schema import SCRATCH
+from shards.spec import TextSpec
 
 __all__ = ["TextEncoder", "load_text_model", "scratch_text_config"]
 

@@ -14,12 +14,12 @@ from mmsent.distributed import ALONE, World
 from mmsent.errors import CheckpointError, TrainingError
 from mmsent.results import RUN, EpochResult, StepInfo, TrainResult
 from mmsent.trainer import BEST, Trainer
-from shards.cache import ShardCache
 from shards.errors import ExpectedError, SpecMismatchError, describe
-from shards.index import publish, sweep
+from shards.files import publish, sweep
 from shards.lock import locked
-from shards.reader import Split
-from shards.store import split_sources
+from shards.reading.split import Split
+from shards.splits import split_sources
+from shards.storage.cache import ShardCache
 
 __all__ = ["train"]
 

@@ -37,10 +37,11 @@ from mmsent.results import EpochResult, StepInfo, TrainResult, is_finished, stop
 from mmsent.statistics import logmel_statistics
 from mmsent.stepper import Stepper
 from shards.errors import ExpectedError, describe
-from shards.index import publish
-from shards.loader import LoaderState, ShardLoader
-from shards.order import InOrder, Order
-from shards.reader import Split
+from shards.files import publish
+from shards.order.orders import InOrder, Order
+from shards.reading.loader import ShardLoader
+from shards.reading.planner import LoaderState
+from shards.reading.split import Split
 
 __all__ = ["BEST", "Trainer", "new_model", "new_stepper"]
 

@@ -14,7 +14,7 @@ from mmsent.config import VideoEncoderName
 from mmsent.errors import EncoderError
 from mmsent.precision import conv3d_autocast
 from shards.errors import describe
-from shards.schema import VideoSpec
+from shards.spec import VideoSpec
 
 __all__ = ["RESNETS", "VideoEncoder", "check_clip_size", "load_video_model"]
 

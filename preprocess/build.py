@@ -32,23 +32,14 @@ from preprocess.pool import Request, extract_all
 from preprocess.reuse import open_old_shard
 from preprocess.text import TextTokenizer, learn_tokenizer, load_tokenizer
 from shards.errors import ShardError, describe
-from shards.finish import finish_split
-from shards.index import ShardInfo, remove_index, sweep
+from shards.files import sweep
+from shards.format.frame_jpeg import encode_strip
+from shards.format.index import ShardInfo, remove_index
 from shards.lock import locked
-from shards.schema import (
-    MODALITIES,
-    PRESENT,
-    SCRATCH,
-    FeatureSpec,
-    Note,
-    Presence,
-    Sample,
-    SampleMeta,
-    Source,
-    VideoSpec,
-)
-from shards.strip import encode_strip
-from shards.writer import Origin, read_record, read_rows, record_path, rows_path, write_shard
+from shards.schema import MODALITIES, PRESENT, SCRATCH, Note, Presence, Sample, SampleMeta, Source
+from shards.spec import FeatureSpec, VideoSpec
+from shards.writing.finish import finish_split
+from shards.writing.shard_writer import Origin, read_record, read_rows, record_path, rows_path, write_shard
 
 __all__ = ["Progress", "SplitMade", "build_shards", "build_tokenizer", "check_run", "feature_spec"]
 
@@ -94,7 +85,7 @@ def feature_spec(config: PreprocessConfig, tokenizer: TextTokenizer) -> FeatureS
     """Return what decides the bytes of the shards of a run."""
     from preprocess.clip import decoder_version
     from preprocess.logmel import transform_version
-    from shards.strip import encoder_version
+    from shards.format.frame_jpeg import encoder_version
 
     decoder = decoder_version(config.decoder)
     return FeatureSpec(

@@ -7,8 +7,9 @@ from typing import Any, cast
 
 from preprocess.config import DatasetFormat, Decoder, PreprocessConfig, TestClips
 from shards.errors import ShardError, SpecMismatchError, describe
-from shards.index import publish
-from shards.schema import FeatureSpec, LabelSet, canonical_json
+from shards.files import publish
+from shards.schema import LabelSet, canonical_json
+from shards.spec import FeatureSpec
 
 __all__ = ["CLAIM_NAME", "Claim", "check_claim", "read_claim", "write_claim"]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from preprocess.annotations import Span
 from preprocess.config import Decoder
 from preprocess.errors import ClipError
-from shards.schema import Sampling
+from shards.spec import Sampling
 
 __all__ = [
     "LONG_SECONDS",

@@ -8,7 +8,7 @@ from preprocess.annotations import Dataset, DatasetSplit, Utterance
 from preprocess.clip import LONG_SECONDS, MISMATCH_SECONDS
 from preprocess.findings import Clip, Finding
 from preprocess.mp4 import Mp4Header, PictureTrack
-from shards.index import sha256_file
+from shards.files import sha256_file
 
 __all__ = ["find_in_clips", "find_same_content", "usual_size"]
 

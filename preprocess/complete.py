@@ -12,13 +12,15 @@ from preprocess.errors import DatasetError
 from preprocess.plan import read_plan
 from preprocess.text import load_saved_tokenizer
 from shards.errors import ShardError, SpecMismatchError, describe
-from shards.finish import finish_split
-from shards.index import INDEX_NAME, Index, read_index, sha256_file
+from shards.files import sha256_file
+from shards.format.index import INDEX_NAME, Index, read_index
+from shards.format.samples_table import TABLE_NAME
 from shards.lock import locked
-from shards.rebuild_index import rebuild_index, restore_table
-from shards.schema import FeatureSpec, LabelSet
-from shards.table import TABLE_NAME
-from shards.writer import read_record
+from shards.schema import LabelSet
+from shards.spec import FeatureSpec
+from shards.writing.finish import finish_split
+from shards.writing.rebuild_index import rebuild_index, restore_table
+from shards.writing.shard_writer import read_record
 
 __all__ = ["complete_splits", "repair_shards", "restore_tables"]
 
@@ -165,7 +167,7 @@ def restore_tables(out: Path, splits: Collection[str]) -> None:
     """Make the samples tables of splits again, whose shards are whole; neither clips nor `.work` folders are needed.
 
     Raises:
-        ShardError: as `shards.rebuild_index.restore_table` does, or the disk is full.
+        ShardError: as `shards.writing.rebuild_index.restore_table` does, or the disk is full.
         OutputBusyError: if another run is writing to `out`.
     """
     with locked(out):

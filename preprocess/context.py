@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from preprocess.annotations import Utterance
 from preprocess.text import TextTokenizer, Tokens
-from shards.schema import TextSpec
+from shards.spec import TextSpec
 
 __all__ = ["spoken", "tokenize", "with_context"]
 

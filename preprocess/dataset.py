@@ -20,9 +20,10 @@ from preprocess.errors import DatasetError
 from preprocess.extract import MEDIA, Extract, absent_feature, extract
 from preprocess.meld import read_meld
 from preprocess.text import TextTokenizer
-from shards.codec import pixels
 from shards.errors import describe
-from shards.schema import MELD_LABELS, FeatureSpec
+from shards.format.codec import pixels
+from shards.schema import MELD_LABELS
+from shards.spec import FeatureSpec
 
 __all__ = ["MeldDataset"]
 

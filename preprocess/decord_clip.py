@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from preprocess.annotations import Span
 from preprocess.clip import SILENCE, Picture, Sound, Timeline, choose_frames, cut_timeline, downmix, make_picture
 from preprocess.errors import ClipError
-from shards.schema import VideoSpec
+from shards.spec import VideoSpec
 
 __all__ = ["DecordClip"]
 

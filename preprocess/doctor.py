@@ -15,7 +15,7 @@ from preprocess.mp4 import probe_mp4
 from preprocess.probe import probe_all
 from preprocess.registry import GENERATIONS, Listed, OfficialSplit, Registry, compare, load_registry
 from preprocess.row_detectors import Row, find_in_csv, find_in_rows, find_leakage
-from shards.index import sha256_file
+from shards.files import sha256_file
 
 __all__ = ["Diagnosis", "SplitSummary", "diagnose", "diagnosis_to_json", "examine"]
 

@@ -12,9 +12,10 @@ from preprocess.config import Part, PreprocessConfig
 from preprocess.extract import MEDIA
 from preprocess.plan import plan_shards, rows_sha256
 from preprocess.pool import Request, extract_all
-from shards.codec import array_members
-from shards.schema import FeatureSpec, Modality
-from shards.writer import read_record
+from shards.format.codec import array_members
+from shards.schema import Modality
+from shards.spec import FeatureSpec
+from shards.writing.shard_writer import read_record
 
 __all__ = ["Estimate", "estimate_run"]
 

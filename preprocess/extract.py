@@ -25,8 +25,9 @@ from preprocess.errors import ClipError
 from preprocess.logmel import LogMel
 from preprocess.pyav_clip import PyavClip, glance, probe_seconds
 from preprocess.workers import keep_quiet
-from shards.schema import PRESENT, AudioSpec, FeatureSpec, Note, NoteKind, Presence, VideoSpec
-from shards.strip import encode_strip
+from shards.format.frame_jpeg import encode_strip
+from shards.schema import PRESENT, Note, NoteKind, Presence
+from shards.spec import AudioSpec, FeatureSpec, VideoSpec
 
 __all__ = ["MEDIA", "Extract", "Feature", "Medium", "absent_feature", "choose_clip", "extract", "start_worker"]
 

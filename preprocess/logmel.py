@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.schema import AudioSpec
+from shards.spec import AudioSpec
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -22,7 +22,7 @@ from preprocess.pool import Request, extract_all
 from preprocess.pyav_clip import glance, probe_seconds
 from preprocess.text import learn_tokenizer
 from shards.errors import describe
-from shards.schema import FeatureSpec
+from shards.spec import FeatureSpec
 from shards.timing import Way
 
 __all__ = ["choose_rows", "decode_row", "on_the_fly_ways", "tutorial"]

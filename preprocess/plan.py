@@ -11,9 +11,9 @@ from preprocess.annotations import Utterance
 from preprocess.config import Part, TestClips
 from preprocess.context import with_context
 from shards.errors import ShardError, describe
-from shards.index import publish, sha256_file
+from shards.files import publish, sha256_file
 from shards.schema import LabelSet, canonical_json
-from shards.writer import shard_name
+from shards.writing.shard_writer import shard_name
 
 __all__ = [
     "PlannedShard",

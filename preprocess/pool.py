@@ -12,7 +12,7 @@ from preprocess.annotations import Utterance
 from preprocess.config import PreprocessConfig
 from preprocess.extract import Extract, Feature, Medium, absent_feature, extract, start_worker
 from preprocess.workers import WorkerDiedError, WorkerHungError, Workers, ending_in_words, worker_context
-from shards.schema import FeatureSpec
+from shards.spec import FeatureSpec
 
 __all__ = ["Request", "extract_all"]
 

@@ -24,7 +24,7 @@ from preprocess.annotations import Span
 from preprocess.clip import SILENCE, Picture, Sound, Timeline, choose_frames, cut_timeline, downmix, make_picture
 from preprocess.errors import ClipError
 from preprocess.mp4 import probe_mp4
-from shards.schema import VideoSpec
+from shards.spec import VideoSpec
 
 __all__ = ["Glance", "PyavClip", "glance", "probe_seconds"]
 

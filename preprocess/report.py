@@ -10,8 +10,9 @@ from typing import Any
 from preprocess.annotations import Dataset, DatasetSplit
 from preprocess.build import SplitMade
 from preprocess.extract import Medium
-from shards.index import INDEX_NAME, sha256_file
-from shards.reader import Split
+from shards.files import sha256_file
+from shards.format.index import INDEX_NAME
+from shards.reading.split import Split
 from shards.schema import MODALITIES, SampleMeta
 
 __all__ = ["REPORT_NAME", "AbsentModality", "RowNote", "SplitReport", "report_splits", "report_to_json"]

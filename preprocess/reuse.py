@@ -11,11 +11,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from preprocess.extract import MEDIA, Extract, Feature, Medium
-from shards.codec import JPEG_MEMBER, decode_sample
 from shards.errors import ShardError
-from shards.index import ShardInfo
-from shards.schema import RAW_ARRAYS, FeatureSpec, Sample
-from shards.writer import Origin, read_rows
+from shards.format.codec import JPEG_MEMBER, decode_sample
+from shards.format.index import ShardInfo
+from shards.schema import RAW_ARRAYS, Sample
+from shards.spec import FeatureSpec
+from shards.writing.shard_writer import Origin, read_rows
 
 __all__ = ["OldShard", "open_old_shard"]
 
@@ -26,7 +27,7 @@ def open_old_shard(path: Path, record: tuple[ShardInfo, Origin] | None, *, spec:
 
     Args:
         path: The tar.
-        record: From `shards.writer.read_record`.
+        record: From `shards.writing.shard_writer.read_record`.
         spec: That of the shard to make.
     """
     with ExitStack() as stack:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from preprocess.errors import TokenizerError
 from shards.errors import describe
-from shards.index import publish
-from shards.schema import SCRATCH, TextSpec
+from shards.files import publish
+from shards.schema import SCRATCH
+from shards.spec import TextSpec
 
 __all__ = ["TextTokenizer", "Tokens", "learn_tokenizer", "load_saved_tokenizer", "load_tokenizer"]
 

@@ -19,12 +19,12 @@ from mmsent.errors import TrainingError
 from mmsent.model import MultimodalModel
 from mmsent.trainer import new_model
 from shards.errors import ShardError
-from shards.reader import Split
-from shards.schema import Storage
+from shards.reading.split import Split
+from shards.spec import Storage
 from shards.timing import Timing, Way, measure
-from tests.clips import write_meld
-from tests.commands import mmsent
-from tests.samples import make_sample, make_spec, write_split
+from tests.support.clips import write_meld
+from tests.support.commands import mmsent
+from tests.support.samples import make_sample, make_spec, write_split
 
 TINY = ("--rounds", "1", "--samples", "8", "--seconds", "0.1", "--batch-size", "4")
 SCRATCH = ("--text-encoder", "scratch", "--video-weights", "none")

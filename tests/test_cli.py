@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from cli import app
-from tests.commands import ROOT, environment, mmsent
+from tests.support.commands import ROOT, environment, mmsent
 
 COMMANDS = ("make-demo", "doctor", "preprocess", "index", "verify", "encode", "train", "evaluate", "bench")
 OPTIONS = ROOT / "tests" / "data" / "cli_options.txt"
@@ -163,7 +163,7 @@ def test_the_readme_says_what_the_makefile_has() -> None:
 
 
 def test_json_of_verify_is_one_document(tmp_path: Path) -> None:
-    from tests.samples import make_sample, write_split
+    from tests.support.samples import make_sample, write_split
 
     write_split(tmp_path, [make_sample(0)])
     result = mmsent("verify", tmp_path, "--json")
@@ -172,7 +172,7 @@ def test_json_of_verify_is_one_document(tmp_path: Path) -> None:
 
 
 def test_verify_looks_at_a_split_of_which_only_the_index_was_copied(tmp_path: Path) -> None:
-    from tests.samples import make_sample, write_split
+    from tests.support.samples import make_sample, write_split
 
     for split in ("train", "test"):
         write_split(tmp_path, [make_sample(0, split=split)], split=split)
@@ -185,7 +185,7 @@ def test_verify_looks_at_a_split_of_which_only_the_index_was_copied(tmp_path: Pa
 
 
 def test_a_disk_that_refuses_is_a_message_and_exit_code_1(tmp_path: Path) -> None:
-    from tests.samples import make_sample, write_split
+    from tests.support.samples import make_sample, write_split
 
     for split in ("train", "dev"):
         write_split(tmp_path / "s", [make_sample(0, split=split)], split=split)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from preprocess.emorynlp import EMORYNLP_EMOTION
-from tests.clips import write_clip, write_numbered_clip
-from tests.commands import mmsent
-from tests.tables import emorynlp_row, own_row, write_table
+from tests.support.clips import write_clip, write_numbered_clip
+from tests.support.commands import mmsent
+from tests.support.tables import emorynlp_row, own_row, write_table
 
 SMALL = ("--text-encoder", "scratch", "--frames", "4", "--size", "32x32", "--hops", "24")
 TRAIN = ("--text-encoder", "scratch", "--video-weights", "none", "--epochs", "1", "--batch-size", "4")

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from mmsent.checkpoints import checkpoint_paths
-from tests.commands import in_shared_memory, left_alive, left_in_shared_memory, mmsent, start_mmsent
-from tests.samples import make_sample, make_spec, write_split
+from tests.support.commands import in_shared_memory, left_alive, left_in_shared_memory, mmsent, start_mmsent
+from tests.support.samples import make_sample, make_spec, write_split
 
 SPEC = make_spec(num_frames=2, size=16, num_mels=8, num_hops=24)
 SIZES = {"train": 24, "dev": 5, "test": 7}

@@ -10,7 +10,7 @@ from mmsent.augment import augment
 from mmsent.batch import Batch
 from mmsent.config import TrainConfig
 from shards.schema import MODALITIES, Modality
-from tests.mmsent.batches import make_batch
+from tests.support.batches import make_batch
 
 ALL = TrainConfig(crop_and_flip=True, spec_augment=True, modality_dropout=0.4, seed=3)
 ABSENT: dict[int, tuple[Modality, ...]] = {2: ("video", "audio"), 5: ("audio",), 7: MODALITIES}

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsent.batch import Batch, to_device
-from shards.loader import HostBatch, ShardLoader
-from shards.reader import Split
+from shards.reading.host_batch import HostBatch
+from shards.reading.loader import ShardLoader
+from shards.reading.split import Split
 from shards.schema import MODALITIES, Modality
-from tests.mmsent.batches import make_batch
-from tests.samples import loader_in_order, make_sample, make_spec, write_split
+from tests.support.batches import make_batch
+from tests.support.samples import loader_in_order, make_sample, make_spec, write_split
 
 
 def loader_of(tmp_path: Path, *, absent: tuple[str, ...] = ()) -> ShardLoader:

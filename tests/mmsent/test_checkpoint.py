@@ -11,9 +11,9 @@ from mmsent.config import ModelConfig, TrainConfig
 from mmsent.errors import CheckpointError
 from mmsent.model import MultimodalModel
 from shards.errors import SpecMismatchError
-from shards.reader import Split
+from shards.reading.split import Split
 from shards.schema import MELD_LABELS
-from tests.samples import make_sample, make_spec, write_split
+from tests.support.samples import make_sample, make_spec, write_split
 
 
 def make_checkpoint() -> Checkpoint:

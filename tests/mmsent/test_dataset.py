@@ -20,11 +20,12 @@ from preprocess.dataset import MeldDataset
 from preprocess.meld import read_meld
 from preprocess.text import learn_tokenizer
 from shards.errors import ShardCorruptError
-from shards.reader import Split
-from shards.schema import MELD_LABELS, Storage
-from shards.stream import ShardStream
-from tests.clips import clip_path, make_rows, small_config, write_meld
-from tests.samples import loader_in_order, make_sample, make_spec, with_byte_changed, write_split
+from shards.reading.split import Split
+from shards.reading.stream import ShardStream
+from shards.schema import MELD_LABELS
+from shards.spec import Storage
+from tests.support.clips import clip_path, make_rows, small_config, write_meld
+from tests.support.samples import loader_in_order, make_sample, make_spec, with_byte_changed, write_split
 
 NUM_SAMPLES = 7
 

@@ -15,10 +15,10 @@ import pytest
 from mmsent.checkpoints import checkpoint_paths, load_last_checkpoint
 from mmsent.distributed import ALONE, World, world_from_environment
 from mmsent.errors import TrainingError
-from tests.commands import COMMAND, ROOT, environment, left_alive
-from tests.encoders import save_bert
 from tests.mmsent.test_train import assert_same_run
-from tests.samples import make_sample, make_spec, write_split
+from tests.support.commands import COMMAND, ROOT, environment, left_alive
+from tests.support.encoders import save_bert
+from tests.support.samples import make_sample, make_spec, write_split
 
 SPEC = make_spec(num_frames=8, size=32)
 
@@ -44,7 +44,7 @@ def start_ranks(size: int, *arguments: object, command: tuple[str, ...] = ()) ->
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = command or (sys.executable, "-m", "tests.ranks")
+    command = command or (sys.executable, "-m", "tests.support.ranks")
     common = {**environment(), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [
         subprocess.Popen(

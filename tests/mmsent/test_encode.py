@@ -18,19 +18,20 @@ from mmsent.frozen import Pretrained, Run
 from mmsent.model import MultimodalModel
 from mmsent.train import train
 from mmsent.trainer import BEST
-from shards.cache import ShardCache
 from shards.errors import OutputBusyError, ShardError, SpecMismatchError
-from shards.index import INDEX_NAME, read_index
-from shards.loader import ShardLoader
+from shards.format.index import INDEX_NAME, read_index
+from shards.format.samples_table import TABLE_NAME
 from shards.lock import locked
-from shards.order import InOrder, Shuffled
-from shards.reader import Split
-from shards.schema import MELD_LABELS, MODALITIES, FeatureSpec, Modality, Sample
-from shards.table import TABLE_NAME
-from shards.verify import verify_split
-from tests.commands import ROOT, environment, mmsent
-from tests.encoders import save_bert
-from tests.samples import make_sample, make_spec, with_labels, write_split
+from shards.order.orders import InOrder, Shuffled
+from shards.reading.loader import ShardLoader
+from shards.reading.split import Split
+from shards.schema import MELD_LABELS, MODALITIES, Modality, Sample
+from shards.spec import FeatureSpec
+from shards.storage.cache import ShardCache
+from shards.writing.verify import verify_split
+from tests.support.commands import ROOT, environment, mmsent
+from tests.support.encoders import save_bert
+from tests.support.samples import make_sample, make_spec, with_labels, write_split
 
 SIZES = {"train": 7, "dev": 2}  # in shards of 3
 ABSENT: dict[int, tuple[str, ...]] = {1: ("video",), 4: ("video", "audio")}

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from mmsent.batch import Batch, allocate_pinned, to_device
 from mmsent.feed import DeviceFeed, StepQueue, ahead_by_one
 from shards.errors import ShardCorruptError
-from shards.loader import HostBatch, LoaderState, ShardLoader
-from shards.order import InOrder, Shuffled
-from shards.reader import Split
-from tests.samples import make_sample, with_byte_changed, write_split
+from shards.order.orders import InOrder, Shuffled
+from shards.reading.host_batch import HostBatch
+from shards.reading.loader import ShardLoader
+from shards.reading.planner import LoaderState
+from shards.reading.split import Split
+from tests.support.samples import make_sample, with_byte_changed, write_split
 
 CPU = torch.device("cpu")
 COUNT = 13

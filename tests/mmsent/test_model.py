@@ -12,10 +12,11 @@ from mmsent.batch import Batch, to_device
 from mmsent.config import Fusion, ModelConfig, TrainConfig
 from mmsent.errors import EncoderError
 from mmsent.model import MultimodalModel
-from shards.reader import Split
-from shards.schema import MELD_LABELS, MODALITIES, Encoding, FeatureSpec, LabelSet, Modality
-from tests.mmsent.batches import make_batch
-from tests.samples import loader_in_order, make_sample, make_spec, write_split
+from shards.reading.split import Split
+from shards.schema import MELD_LABELS, MODALITIES, LabelSet, Modality
+from shards.spec import Encoding, FeatureSpec
+from tests.support.batches import make_batch
+from tests.support.samples import loader_in_order, make_sample, make_spec, write_split
 
 SCRATCH = ModelConfig(text_encoder="scratch", video_weights="none")
 

@@ -13,9 +13,9 @@ from mmsent.config import OrderKind, TrainConfig
 from mmsent.errors import TrainingError
 from mmsent.ordering import training_order
 from mmsent.results import StepInfo
-from shards.reader import Split
+from shards.reading.split import Split
 from tests.mmsent.test_train import CONFIG, SMALL, StopHereError, assert_same_run, run
-from tests.samples import make_sample, with_labels, write_split
+from tests.support.samples import make_sample, with_labels, write_split
 
 TEXT = replace(SMALL, modalities=("text",))
 ORDERS: tuple[OrderKind, ...] = get_args(OrderKind)

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from mmsent.statistics import logmel_statistics
-from shards.reader import Split
-from tests.samples import make_sample, write_split
+from shards.reading.split import Split
+from tests.support.samples import make_sample, write_split
 
 
 def test_few_shards_are_looked_at_however_many_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ from mmsent.losses import MultitaskLoss
 from mmsent.model import MultimodalModel
 from mmsent.stepper import Stepper
 from shards.schema import MELD_LABELS
-from tests.encoders import save_bert
-from tests.mmsent.batches import make_batch
-from tests.samples import make_spec
+from tests.support.batches import make_batch
+from tests.support.encoders import save_bert
+from tests.support.samples import make_spec
 
 CPU = torch.device("cpu")
 COUNTS = {labels.task: dict.fromkeys(labels.names, 2) for labels in MELD_LABELS}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mmsent.config import TextPooling
 from mmsent.errors import EncoderError
 from mmsent.text_encoder import TextEncoder, load_text_model
-from tests.samples import make_spec
+from tests.support.samples import make_spec
 
 SPEC = make_spec().text
 SMALL: dict[str, Any] = {

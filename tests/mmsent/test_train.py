@@ -20,10 +20,10 @@ from mmsent.train import train
 from mmsent.trainer import BEST
 from shards.errors import OutputBusyError, ShardCorruptError, ShardError, SpecMismatchError
 from shards.lock import locked
-from shards.reader import Split
+from shards.reading.split import Split
 from shards.schema import Modality
-from tests.encoders import save_bert
-from tests.samples import make_sample, make_spec, with_byte_changed, write_split
+from tests.support.encoders import save_bert
+from tests.support.samples import make_sample, make_spec, with_byte_changed, write_split
 
 MODEL = ModelConfig(text_encoder="scratch", video_weights="none")
 SMALL = replace(MODEL, modalities=("audio", "text"))
@@ -373,7 +373,7 @@ def test_shards_with_labels_in_another_order_or_of_other_names_are_refused(
     """Indices would mean other classes: https://github.com/declare-lab/MELD/issues/51."""
     import json
 
-    from shards.index import INDEX_NAME, read_index, write_index
+    from shards.format.index import INDEX_NAME, read_index, write_index
     from shards.schema import LabelSet
 
     run(shards, tmp_path / "run", config=replace(CONFIG, max_epochs=1))

@@ -11,7 +11,7 @@ from mmsent.config import VideoEncoderName
 from mmsent.errors import EncoderError
 from mmsent.precision import ResolvedPrecision, autocast
 from mmsent.video_encoder import VideoEncoder, check_clip_size, load_video_model
-from tests.samples import make_spec
+from tests.support.samples import make_spec
 
 NAMES: tuple[VideoEncoderName, ...] = get_args(VideoEncoderName)
 Resnet = Literal["r3d_18", "mc3_18", "r2plus1d_18"]

@@ -7,8 +7,8 @@ import pytest
 from preprocess.adapters import ADAPTERS, read_dataset
 from preprocess.config import DatasetFormat
 from preprocess.errors import DatasetError
-from tests.clips import Row, write_csv
-from tests.tables import emorynlp_row, own_rows, write_table
+from tests.support.clips import Row, write_csv
+from tests.support.tables import emorynlp_row, own_rows, write_table
 
 
 def write_meld(root: Path) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from preprocess.clip import choose_frames
 from preprocess.decord_clip import DecordClip
 from preprocess.pyav_clip import PyavClip
-from tests.clips import SAMPLE_RATE, frame_numbers, index_pictures, small_config, small_spec, tone, write_clip
+from tests.support.clips import SAMPLE_RATE, frame_numbers, index_pictures, small_config, small_spec, tone, write_clip
 
 SPEC = small_spec(small_config(num_frames=8, height=64, width=96)).video
 RATE = 16_000

@@ -27,11 +27,12 @@ from preprocess.pool import Request
 from preprocess.report import REPORT_NAME, report_splits, report_to_json
 from preprocess.text import TextTokenizer, learn_tokenizer
 from shards.errors import ShardError, SpecMismatchError
-from shards.index import publish, read_index
-from shards.reader import Split, read_split
+from shards.files import publish
+from shards.format.index import read_index
+from shards.reading.split import Split, read_split
 from shards.schema import Sample
-from shards.verify import verify_split
-from tests.clips import (
+from shards.writing.verify import verify_split
+from tests.support.clips import (
     CLIP_FOLDERS,
     SAMPLE_RATE,
     Row,
@@ -44,7 +45,7 @@ from tests.clips import (
     write_meld,
     write_numbered_clip,
 )
-from tests.commands import left_alive
+from tests.support.commands import left_alive
 
 ROOT = Path(__file__).parents[2]
 WHOLE = Part()
@@ -519,7 +520,7 @@ def test_a_shard_without_its_new_record_is_not_taken_for_the_old_one(
         publish(target, content)
 
     with monkeypatch.context() as patched:
-        patched.setattr("shards.writer.publish", dying)
+        patched.setattr("shards.writing.shard_writer.publish", dying)
         with pytest.raises(StopError):
             build(meld, out)
     shutil.copy2(tmp_path / "kept.mp4", path)

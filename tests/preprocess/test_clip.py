@@ -12,8 +12,8 @@ from preprocess.clip import Picture, Sound, decoder_version
 from preprocess.decord_clip import DecordClip
 from preprocess.errors import ClipError
 from preprocess.pyav_clip import Glance, PyavClip, glance, probe_seconds
-from shards.schema import VideoSpec
-from tests.clips import (
+from shards.spec import VideoSpec
+from tests.support.clips import (
     SAMPLE_RATE,
     cut_without_encoding,
     frame_numbers,

@@ -13,13 +13,13 @@ from preprocess.errors import DatasetError, TokenizerError
 from preprocess.extract import MEDIA
 from preprocess.text import learn_tokenizer
 from shards.errors import ShardError, SpecMismatchError
-from shards.index import read_index
+from shards.format.index import read_index
 from shards.schema import MELD_LABELS
-from shards.verify import verify_split
-from tests.clips import clip_path, make_rows, small_config, write_meld, write_numbered_clip
-from tests.commands import mmsent
+from shards.writing.verify import verify_split
 from tests.preprocess.test_build import TOKENIZER, build, content_of, ignore_progress
-from tests.samples import with_byte_changed
+from tests.support.clips import clip_path, make_rows, small_config, write_meld, write_numbered_clip
+from tests.support.commands import mmsent
+from tests.support.samples import with_byte_changed
 
 SPLITS = ("train", "dev", "test")
 

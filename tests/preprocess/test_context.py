@@ -20,10 +20,10 @@ from preprocess.dataset import MeldDataset
 from preprocess.estimate import estimate_run
 from preprocess.meld import read_meld
 from preprocess.text import TextTokenizer, learn_tokenizer
-from shards.index import read_index
-from tests.clips import make_rows, make_utterance, small_config, write_csv, write_meld
-from tests.commands import mmsent
+from shards.format.index import read_index
 from tests.preprocess.test_build import content_of, ignore_progress, samples_of
+from tests.support.clips import make_rows, make_utterance, small_config, write_csv, write_meld
+from tests.support.commands import mmsent
 
 TOKENIZER = learn_tokenizer([f"{row.speaker}: {row.text}" for row in make_rows(7)])
 NOTHING = {"video": 0, "audio": 0}

@@ -11,9 +11,18 @@ from preprocess.dataset import MeldDataset
 from preprocess.errors import DatasetError
 from preprocess.meld import read_meld
 from preprocess.text import learn_tokenizer
-from shards.reader import read_split
+from shards.reading.split import read_split
 from shards.schema import EMOTION, MODALITIES, SENTIMENT, Sample
-from tests.clips import Row, clip_path, make_rows, small_config, write_clip, write_csv, write_meld, write_numbered_clip
+from tests.support.clips import (
+    Row,
+    clip_path,
+    make_rows,
+    small_config,
+    write_clip,
+    write_csv,
+    write_meld,
+    write_numbered_clip,
+)
 
 CONFIG = small_config()
 TOKENIZER = learn_tokenizer([row.text for row in make_rows(7)])

@@ -16,7 +16,7 @@ from preprocess.demo import DemoRow, DemoSummary, draw_pictures, make_demo, make
 from preprocess.demo_clip import write_clip
 from preprocess.errors import DatasetError
 from shards.schema import EMOTION, SENTIMENT, SPLITS
-from tests.commands import left_alive, start_mmsent
+from tests.support.commands import left_alive, start_mmsent
 
 _SMALL = DemoConfig(num_utterances=18)
 _FRAME_RATE = Fraction(24000, 1001)

@@ -12,7 +12,7 @@ import pytest
 
 from preprocess.doctor import Diagnosis, diagnose, diagnosis_to_json
 from preprocess.findings import DETECTORS, Finding
-from tests.clips import (
+from tests.support.clips import (
     CLIP_FOLDERS,
     SAMPLE_RATE,
     Row,
@@ -24,7 +24,7 @@ from tests.clips import (
     write_crashing_clip,
     write_csv,
 )
-from tests.commands import mmsent
+from tests.support.commands import mmsent
 
 SHARED = Path(__file__).parents[3] / "shared"
 MELD_MINI = SHARED / "meld-mini"

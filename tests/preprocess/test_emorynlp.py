@@ -8,7 +8,7 @@ from preprocess.annotations import DatasetSplit, Span, Utterance
 from preprocess.emorynlp import EMORYNLP_EMOTION, is_emorynlp, read_emorynlp
 from preprocess.errors import DatasetError
 from shards.schema import LabelSet
-from tests.tables import EMORYNLP_COLUMNS, emorynlp_row, touch, write_table
+from tests.support.tables import EMORYNLP_COLUMNS, emorynlp_row, touch, write_table
 
 CLIP = "sea1_ep15_sc1_utt1.mp4"
 

@@ -15,9 +15,9 @@ from preprocess.extract import Extract
 from preprocess.meld import read_meld
 from preprocess.pool import Request, extract_all
 from preprocess.text import TextTokenizer, learn_tokenizer
-from tests.clips import clip_path, make_rows, small_config, write_csv, write_meld
-from tests.commands import mmsent
 from tests.preprocess.test_build import TOKENIZER, WHOLE, build
+from tests.support.clips import clip_path, make_rows, small_config, write_csv, write_meld
+from tests.support.commands import mmsent
 
 NUM_ROWS = 11
 

@@ -11,8 +11,8 @@ from preprocess.annotations import Span, Utterance
 from preprocess.config import Decoder
 from preprocess.config import TestClips as WhichClips  # under its own name pytest would take it for tests
 from preprocess.extract import MEDIA, Extract, Medium, absent_feature, choose_clip, extract
-from shards.codec import pixels
-from tests.clips import (
+from shards.format.codec import pixels
+from tests.support.clips import (
     SAMPLE_RATE,
     cut_without_encoding,
     frame_numbers,

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from shards.reader import read_split
+from shards.reading.split import read_split
 from shards.schema import Sample
-from tests.clips import clip_path, make_rows, write_clip, write_csv, write_numbered_clip, write_sound
-from tests.commands import digests_of, in_shared_memory, left_alive, left_in_shared_memory, mmsent, start_mmsent
-from tests.mutants import KINDS, Mutant, mutants
+from tests.support.clips import clip_path, make_rows, write_clip, write_csv, write_numbered_clip, write_sound
+from tests.support.commands import digests_of, in_shared_memory, left_alive, left_in_shared_memory, mmsent, start_mmsent
+from tests.support.mutants import KINDS, Mutant, mutants
 
 NUM_MUTANTS = 500
 NUM_ROWS = 512

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.clips import write_meld
-from tests.commands import digests_of, left_alive, mmsent, start_mmsent
-from tests.shards.disks import mounted, remount
+from tests.support.clips import write_meld
+from tests.support.commands import digests_of, left_alive, mmsent, start_mmsent
+from tests.support.disks import mounted, remount
 
 pytestmark = pytest.mark.slow
 

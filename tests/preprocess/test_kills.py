@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.reader import Split, read_split
-from tests.clips import clip_path, index_pictures, make_rows, write_clip, write_csv, write_numbered_clip
-from tests.commands import (
+from shards.reading.split import Split, read_split
+from tests.support.clips import clip_path, index_pictures, make_rows, write_clip, write_csv, write_numbered_clip
+from tests.support.commands import (
     digests_of,
     in_shared_memory,
     left_alive,

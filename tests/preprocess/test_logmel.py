@@ -10,7 +10,7 @@ from torchaudio.functional import melscale_fbanks
 
 from preprocess.config import PreprocessConfig
 from preprocess.logmel import LogMel, transform_version
-from shards.schema import AudioSpec
+from shards.spec import AudioSpec
 
 
 def make_spec(*, num_hops: int = 40, num_mels: int = 64, n_fft: int = 1024, hop_length: int = 512) -> AudioSpec:

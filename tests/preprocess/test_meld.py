@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from preprocess.annotations import Dataset, DatasetSplit
 from preprocess.errors import DatasetError
 from preprocess.meld import normalise_text, parse_time, read_meld
-from tests.clips import CLIP_FOLDERS, COLUMNS, Row, write_csv
+from tests.support.clips import CLIP_FOLDERS, COLUMNS, Row, write_csv
 
 MELD_CSV = Path(__file__).parents[3] / "shared" / "meld-csv"
 needs_meld_csv = pytest.mark.skipif(not MELD_CSV.is_dir(), reason="needs ../shared/meld-csv, MELD's own annotations")

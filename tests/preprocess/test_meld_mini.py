@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from shards.reader import read_split
+from shards.reading.split import read_split
 from shards.schema import SampleMeta
 
 ROOT = Path(__file__).parents[2]

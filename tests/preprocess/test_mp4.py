@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from preprocess.errors import ClipError
 from preprocess.mp4 import PictureTrack, SoundTrack, probe_mp4
 from preprocess.pyav_clip import PyavClip, probe_seconds
-from tests.clips import cut_without_encoding, small_config, small_spec, write_clip, write_crashing_clip
+from tests.support.clips import cut_without_encoding, small_config, small_spec, write_clip, write_crashing_clip
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from preprocess.errors import DatasetError
 from preprocess.onthefly import choose_rows, on_the_fly_ways, tutorial
 from shards.timing import measure
-from tests.clips import clip_path, make_rows, write_clip, write_crashing_clip, write_meld
+from tests.support.clips import clip_path, make_rows, write_clip, write_crashing_clip, write_meld
 
 
 def names(meld: Path, *, num_clips: int, longest_seconds: float = 30.0) -> list[str]:

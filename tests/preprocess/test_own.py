@@ -10,7 +10,7 @@ from preprocess.errors import DatasetError
 from preprocess.meld import normalise_text
 from preprocess.own import MANY_LABELS, OPTIONAL, REQUIRED, RESERVED, is_own, read_own
 from shards.schema import LabelSet
-from tests.tables import own_row, own_rows, touch, write_table
+from tests.support.tables import own_row, own_rows, touch, write_table
 
 
 def utterances(root: Path) -> list[Utterance]:

@@ -13,9 +13,9 @@ from preprocess.annotations import Span, Utterance
 from preprocess.config import Part
 from preprocess.config import TestClips as WhichClips  # under its own name pytest would take it for tests
 from preprocess.plan import SourceDigests, clip_sha256, inputs_sha256, plan_shards, rows_sha256
-from shards.index import sha256_file
+from shards.files import sha256_file
 from shards.schema import EMOTION, MELD_LABELS, SENTIMENT, LabelSet
-from tests.clips import make_utterance
+from tests.support.clips import make_utterance
 
 
 def numbered(number: int, *, twin: bool = False) -> Utterance:

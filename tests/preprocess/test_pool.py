@@ -17,7 +17,14 @@ from preprocess.config import TestClips as WhichClips  # under its own name pyte
 from preprocess.extract import MEDIA, Extract, Medium
 from preprocess.pool import _AHEAD, Request, _Clips, _context, _Death, _outcome, _Task, extract_all
 from preprocess.workers import WorkerDiedError, Workers, keep_quiet
-from tests.clips import make_utterance, small_config, small_spec, write_clip, write_crashing_clip, write_numbered_clip
+from tests.support.clips import (
+    make_utterance,
+    small_config,
+    small_spec,
+    write_clip,
+    write_crashing_clip,
+    write_numbered_clip,
+)
 
 
 def wanted(rows: Iterable[Utterance], media: tuple[Medium, ...] = MEDIA) -> Iterator[Request]:

@@ -8,7 +8,7 @@ import pytest
 
 from preprocess.probe import Probe, _outcome, probe_all, probe_clip
 from preprocess.workers import Workers, keep_quiet, worker_context
-from tests.clips import SAMPLE_RATE, cut_without_encoding, tone, write_clip, write_numbered_clip
+from tests.support.clips import SAMPLE_RATE, cut_without_encoding, tone, write_clip, write_numbered_clip
 
 
 def sounding(path: Path, values: np.ndarray) -> Path:

@@ -14,12 +14,12 @@ from preprocess.extract import Medium
 from preprocess.meld import read_meld
 from preprocess.text import TextTokenizer, learn_tokenizer
 from shards.errors import OutputBusyError, SpecMismatchError
-from shards.index import read_index
+from shards.format.index import read_index
 from shards.schema import LabelSet
-from shards.verify import verify_split
-from tests.clips import Row, clip_path, make_rows, small_config, write_csv, write_meld, write_numbered_clip
+from shards.writing.verify import verify_split
 from tests.preprocess.test_build import TOKENIZER, assert_like_fresh, build, content_of, ignore_progress, samples_of
-from tests.samples import with_byte_changed
+from tests.support.clips import Row, clip_path, make_rows, small_config, write_csv, write_meld, write_numbered_clip
+from tests.support.samples import with_byte_changed
 
 OTHER_TOKENIZER = learn_tokenizer(["quite other words", "and a few more of them"])
 

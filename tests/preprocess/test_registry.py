@@ -7,8 +7,8 @@ from preprocess.annotations import Dataset
 from preprocess.findings import Finding
 from preprocess.meld import read_meld
 from preprocess.registry import GENERATIONS, Issue, compare, load_registry, parse_registry
-from shards.index import sha256_file
-from tests.clips import CLIP_FOLDERS, Row, write_csv
+from shards.files import sha256_file
+from tests.support.clips import CLIP_FOLDERS, Row, write_csv
 
 MELD_CSV = Path(__file__).parents[3] / "shared" / "meld-csv"
 needs_meld_csv = pytest.mark.skipif(not MELD_CSV.is_dir(), reason="needs ../shared/meld-csv, MELD's own annotations")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from preprocess.errors import DatasetError
 from preprocess.table import Row, read_columns, read_table, value_of, walk
-from tests.tables import write_table
+from tests.support.tables import write_table
 
 
 def two_columns(row: Row) -> tuple[str, str]:

@@ -11,7 +11,7 @@ import pytest
 
 from preprocess.pool import _context
 from preprocess.workers import WorkerDiedError, WorkerHungError, Workers, ending_in_words, keep_quiet
-from tests.commands import environment
+from tests.support.commands import environment
 
 CONTEXT = _context()  # that of the clips: all contexts share one server, and what it has imported
 
