@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
-from preprocess.meld import read_meld
+from preprocess.datasets.meld import read_meld
 
 _COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID", "StartTime", "EndTime")
 _CLOCK = os.sysconf("SC_CLK_TCK")

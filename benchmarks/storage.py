@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from preprocess.annotations import Utterance
-from preprocess.build import feature_spec
+from preprocess.building.feature_spec import feature_spec
+from preprocess.clips.extract import extract
 from preprocess.config import PreprocessConfig
-from preprocess.extract import extract
-from preprocess.onthefly import choose_rows
-from preprocess.text import learn_tokenizer
+from preprocess.datasets.annotations import Utterance
+from preprocess.on_the_fly.bench_cases import choose_rows
+from preprocess.text.tokenizer import learn_tokenizer
 from shards.format.frame_jpeg import decode_strip, encode_strip
 from shards.order.orders import Shuffled
 from shards.reading.loader import ShardLoader

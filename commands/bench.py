@@ -77,7 +77,7 @@ def bench_command(
     from mmsent.machine import describe_machine, describe_samples
     from mmsent.plots import plot_timings
     from mmsent.verdict import verdict
-    from preprocess.onthefly import on_the_fly_ways
+    from preprocess.on_the_fly.bench_cases import on_the_fly_ways
     from shards.splits import open_split
     from shards.storage.url_folder import is_url
     from shards.timing import measure

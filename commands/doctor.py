@@ -14,7 +14,7 @@ from commands.progress import bars_by_name
 from commands.terminal import print_json, stdout
 
 if TYPE_CHECKING:
-    from preprocess.doctor import Diagnosis
+    from preprocess.doctor.diagnose import Diagnosis
 
 __all__ = ["doctor_command"]
 
@@ -41,8 +41,8 @@ def doctor_command(
 
     Example: `mmsent doctor MELD.Raw --html report.html`
     """
-    from preprocess.doctor import diagnose, diagnosis_to_json
-    from preprocess.doctor_html import render_html
+    from preprocess.doctor.diagnose import diagnose, diagnosis_to_json
+    from preprocess.doctor.html_report import render_html
     from shards.files import publish
 
     if not (math.isfinite(clip_timeout) and clip_timeout > 0):

@@ -28,7 +28,7 @@ def index_command(
 
     Example: `mmsent index data/shards`
     """
-    from preprocess.complete import complete_splits
+    from preprocess.building.repair import complete_splits
 
     found = complete_splits(shards)
     if as_json:

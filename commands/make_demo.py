@@ -35,7 +35,7 @@ def make_demo_command(
 
     Example: `mmsent make-demo data/demo --utterances 120`
     """
-    from preprocess.demo import make_demo
+    from preprocess.demo.make_demo import make_demo
 
     config = checked(lambda: DemoConfig(num_utterances=utterances, seed=seed, num_workers=worker_count(workers)))
     with progress_bars() as progress:

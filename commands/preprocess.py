@@ -29,8 +29,8 @@ from shards.schema import MODALITIES
 from shards.spec import Storage
 
 if TYPE_CHECKING:
-    from preprocess.estimate import Estimate
-    from preprocess.report import SplitReport
+    from preprocess.building.estimate import Estimate
+    from preprocess.building.report import SplitReport
 
 __all__ = ["preprocess_command"]
 
@@ -116,10 +116,11 @@ def preprocess_command(
 
     Example: `mmsent preprocess MELD.Raw --out data/shards`
     """
-    from preprocess.adapters import read_dataset
-    from preprocess.build import build_shards, build_tokenizer, check_run
-    from preprocess.estimate import estimate_run
-    from preprocess.report import REPORT_NAME, report_splits, report_to_json
+    from preprocess.building.build import build_shards, check_run
+    from preprocess.building.estimate import estimate_run
+    from preprocess.building.feature_spec import build_tokenizer
+    from preprocess.building.report import REPORT_NAME, report_splits, report_to_json
+    from preprocess.datasets.adapters import read_dataset
     from shards.files import publish
 
     start = preset(preset_name)

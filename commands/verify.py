@@ -32,7 +32,7 @@ def verify_command(
 
     Example: `mmsent verify data/shards`
     """
-    from preprocess.complete import repair_shards, restore_tables
+    from preprocess.building.repair import repair_shards, restore_tables
     from shards.format.index import INDEX_NAME
     from shards.splits import split_directories
     from shards.writing.verify import verify_split

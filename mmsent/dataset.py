@@ -26,7 +26,7 @@ __all__ = ["ShardDataset", "collate"]
 
 
 class ShardDataset(TorchDataset[dict[str, Any]]):
-    """A split, sample by sample. Items have the layout of those of `preprocess.dataset.MeldDataset`.
+    """A split, sample by sample. Items have the layout of those of `preprocess.on_the_fly.dataset.MeldDataset`.
 
     An item holds, without a batch axis, as `torch.utils.data.default_collate` and `collate` want it:
         `key`: str;
@@ -109,7 +109,7 @@ def collate(items: Sequence[dict[str, Any]]) -> Batch:
     """Make of items what `mmsent.batch.to_device` makes of a `HostBatch`; for `DataLoader(..., collate_fn=collate)`.
 
     Args:
-        items: Of `ShardDataset` or `preprocess.dataset.MeldDataset`, at least one.
+        items: Of `ShardDataset` or `preprocess.on_the_fly.dataset.MeldDataset`, at least one.
     """
     mask = _stacked([item["text_input"]["attention_mask"] for item in items]).bool()  # (B, L)
     tokens = _stacked([item["text_input"]["input_ids"] for item in items])

@@ -18,16 +18,17 @@ FLOORS = {
 """What each package may import."""
 ROOMS = {
     "shards": ("schema spec errors files lock timing", "format", "order", "storage", "reading", "writing", "splits"),
+    "preprocess": ("config errors", "datasets", "clips", "text", "building", "doctor", "demo", "on_the_fly"),
 }
 """The rooms of a package, from the ground up: a file imports from its own and from lower ones."""
 PACKAGES = [name for name in FLOORS if (ROOT / name).is_dir()]
 DOORS = {
-    "decord": {"preprocess/decord_clip.py"},
-    "av": {"preprocess/demo_clip.py", "preprocess/probe.py", "preprocess/pyav_clip.py"},
-    "torchaudio": {"preprocess/logmel.py"},
+    "decord": {"preprocess/clips/decord_clip.py"},
+    "av": {"preprocess/demo/clip_writer.py", "preprocess/doctor/open_clips.py", "preprocess/clips/pyav_clip.py"},
+    "torchaudio": {"preprocess/clips/logmel.py"},
     "fsspec": {"shards/storage/url_folder.py"},
-    "tokenizers": {"preprocess/text.py"},
-    "huggingface_hub": {"preprocess/text.py"},
+    "tokenizers": {"preprocess/text/tokenizer.py"},
+    "huggingface_hub": {"preprocess/text/tokenizer.py"},
     "matplotlib": {"mmsent/plots.py"},
     "torchmetrics": {"mmsent/metrics.py"},
     "torchvision": {"mmsent/video_encoder.py"},

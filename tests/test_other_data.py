@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from preprocess.emorynlp import EMORYNLP_EMOTION
+from preprocess.datasets.emorynlp import EMORYNLP_EMOTION
 from tests.support.clips import write_clip, write_numbered_clip
 from tests.support.commands import mmsent
 from tests.support.tables import emorynlp_row, own_row, write_table

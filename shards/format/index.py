@@ -27,7 +27,7 @@ class ShardInfo:
     num_samples: int
     sha256: str
     inputs_sha256: str
-    """Of the rows and the content of the clips it was made from; `preprocess.plan` defines it."""
+    """Of the rows and the content of the clips it was made from; `preprocess.building.plan` defines it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

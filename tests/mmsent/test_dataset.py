@@ -14,11 +14,12 @@ from mmsent.batch import Batch, to_device
 from mmsent.config import ModelConfig
 from mmsent.dataset import ShardDataset, collate
 from mmsent.model import MultimodalModel
-from preprocess.build import build_shards, feature_spec
+from preprocess.building.build import build_shards
+from preprocess.building.feature_spec import feature_spec
 from preprocess.config import Part
-from preprocess.dataset import MeldDataset
-from preprocess.meld import read_meld
-from preprocess.text import learn_tokenizer
+from preprocess.datasets.meld import read_meld
+from preprocess.on_the_fly.dataset import MeldDataset
+from preprocess.text.tokenizer import learn_tokenizer
 from shards.errors import ShardCorruptError
 from shards.reading.split import Split
 from shards.reading.stream import ShardStream

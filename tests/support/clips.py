@@ -17,8 +17,8 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from preprocess.annotations import Span, Utterance
 from preprocess.config import PreprocessConfig
+from preprocess.datasets.annotations import Span, Utterance
 from shards.spec import FeatureSpec, TextSpec
 
 SAMPLE_RATE = 48_000
