@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmsent.seeds import seed_folders
+from mmsent.evaluation.seeds import seed_folders
 
 __all__ = ["HEADER", "mmsent", "say", "scored", "table_row"]
 

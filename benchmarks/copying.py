@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmsent.bench.timing import Timing, Way, measure
 from shards.order.orders import Shuffled
 from shards.reading.loader import ShardLoader
 from shards.reading.split import Split, copy_bytes
-from shards.timing import Timing, Way, measure
 from tests.support.samples import make_sample, make_spec, write_split
 
 BATCH_SIZE = 32

@@ -3,7 +3,7 @@
     python -m benchmarks.training epoch      # a split of MELD's size, all modalities encoded
     python -m benchmarks.training memory     # 2,000 and 20,000 samples, log-mel and tokens raw
 
-Shards are made up in a temporary folder: random numbers of the real shapes. `mmsent.train.train` is what runs.
+Shards are made up in a temporary folder: random numbers of the real shapes. `mmsent.training.start.train` is what runs.
 """
 
 import argparse
@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from mmsent.config import ModelConfig, TrainConfig
-from mmsent.results import EpochResult, StepInfo
-from mmsent.train import train
+from mmsent.runs.history import EpochResult, StepInfo
+from mmsent.training.start import train
 from shards.format.codec import RAW_DTYPES
 from shards.schema import MELD_LABELS, PRESENT, RAW_ARRAYS, Modality, Sample, SampleMeta, Source
 from shards.spec import AudioSpec, Encoding, FeatureSpec, TextSpec, VideoSpec

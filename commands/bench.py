@@ -36,7 +36,7 @@ from shards.errors import ShardError, describe
 from shards.schema import MODALITIES
 
 if TYPE_CHECKING:
-    from shards.timing import Group, Timing
+    from mmsent.bench.timing import Group, Timing
 
 __all__ = ["bench_command"]
 
@@ -73,14 +73,14 @@ def bench_command(
 
     Example: `mmsent bench --shards data/shards --plot bench.png`
     """
-    from mmsent.bench import file_ways, loader_ways, train_ways
-    from mmsent.machine import describe_machine, describe_samples
-    from mmsent.plots import plot_timings
-    from mmsent.verdict import verdict
+    from mmsent.bench.cases import file_ways, loader_ways, train_ways
+    from mmsent.bench.chart import plot_timings
+    from mmsent.bench.machine import describe_machine, describe_samples
+    from mmsent.bench.timing import Way, measure
+    from mmsent.bench.verdict import verdict
     from preprocess.on_the_fly.bench_cases import on_the_fly_ways
     from shards.splits import open_split
     from shards.storage.url_folder import is_url
-    from shards.timing import measure
 
     if samples < 1 or rounds < 1 or not (math.isfinite(seconds) and seconds > 0):
         raise typer.BadParameter("--samples, --rounds and --seconds must be above 0")
@@ -116,7 +116,8 @@ def bench_command(
     with file_ways(opened, batch_size=batch_size) as from_files, bars_by_name() as on_progress:
         ways += from_files
         if raw is not None:
-            ways += on_the_fly_ways(raw, num_clips=12)
+            decoding = on_the_fly_ways(raw, num_clips=12)
+            ways += [Way(name=name, kind="other", group="decoding", run=run) for name, run in decoding.items()]
         ways += train_ways(opened, model_config=model_config, train_config=train_config, seconds=seconds)
         timings = measure(ways, rounds=rounds, on_progress=partial(on_progress, "measuring"))
     words = verdict(timings)
@@ -137,7 +138,7 @@ def bench_command(
 
 def _print_timings(timings: list["Timing"]) -> None:
     """Draw what `mmsent bench` measured."""
-    from mmsent.verdict import three_figures
+    from mmsent.bench.verdict import three_figures
 
     table = Table(title="Samples per second, medians", caption=_TIMINGS_CAPTION, caption_justify="left")
     for column in ("way", "samples/s", "from", "to", "of\nlimit", "CPU s\n/1,000"):

@@ -65,8 +65,8 @@ def encode_command(
 
     Example: `mmsent encode --shards data/shards --out data/features`
     """
-    from mmsent.encode import encode_shards
-    from mmsent.frozen import Pretrained, Run
+    from mmsent.encoding.encode_shards import encode_shards
+    from mmsent.encoding.frozen_encoders import Pretrained, Run
 
     chosen = modality_names("modalities", modalities)
     if not chosen:

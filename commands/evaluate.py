@@ -37,8 +37,8 @@ def evaluate_command(
 
     Example: `mmsent evaluate --shards data/shards --run runs/first --split test`
     """
-    from mmsent.report import evaluate_run
-    from mmsent.seeds import evaluate_seeds, evaluation_scores, seed_folders
+    from mmsent.evaluation.evaluate_run import evaluate_run
+    from mmsent.evaluation.seeds import evaluate_seeds, evaluation_scores, seed_folders
 
     store = url_cache(shards, cache, cache_size)
     if seed_folders(run):

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from commands.terminal import stderr
 
 if TYPE_CHECKING:
-    from mmsent.results import EpochResult, StepInfo
+    from mmsent.runs.history import EpochResult, StepInfo
 
 __all__ = ["bars_by_name", "move_bar", "progress_bars", "training_bars"]
 

@@ -8,8 +8,8 @@ from rich.table import Table
 from commands.terminal import stderr, stdout
 
 if TYPE_CHECKING:
-    from mmsent.report import Evaluation
-    from mmsent.seeds import ScoreOverSeeds
+    from mmsent.evaluation.evaluate_run import Evaluation
+    from mmsent.evaluation.seeds import ScoreOverSeeds
 
 __all__ = ["print_evaluation", "print_scores_over_seeds"]
 

@@ -43,7 +43,7 @@ from mmsent.config import ClassWeights, Fusion, ModelConfig, OrderKind, Schedule
 from shards.schema import MODALITIES
 
 if TYPE_CHECKING:
-    from mmsent.results import TrainResult
+    from mmsent.runs.history import TrainResult
 
 __all__ = ["train_command"]
 
@@ -207,9 +207,9 @@ def train_command(
 
     Example: `mmsent train --shards data/shards --out runs/first`
     """
-    from mmsent.distributed import joined, world_from_environment
-    from mmsent.seeds import seed_folder
-    from mmsent.train import train
+    from mmsent.compute.distributed import joined, world_from_environment
+    from mmsent.evaluation.seeds import seed_folder
+    from mmsent.training.start import train
 
     chosen = modality_names("modalities", modalities)
     trained = modality_names("train-encoders", train_encoders)
@@ -314,7 +314,7 @@ def train_command(
 
 def _print_training(shards: str, out: Path, results: dict[int, "TrainResult"], *, many: bool, as_json: bool) -> None:
     """Say how the runs of `mmsent train` ended, and what to do next."""
-    from mmsent.seeds import dev_scores
+    from mmsent.evaluation.seeds import dev_scores
 
     last = list(results.values())[-1]
     scores = dev_scores(results) if many else []

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmsent.video_encoder import load_video_model
+from mmsent.model.video_encoder import load_video_model
 from tests.support.commands import ROOT, mmsent
 
 MELD_MINI = ROOT.parent / "shared" / "meld-mini"

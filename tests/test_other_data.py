@@ -90,8 +90,8 @@ def test_labels_that_look_like_markup_are_printed_as_they_are(capsys: pytest.Cap
     import torch
 
     from commands.score_tables import print_evaluation
-    from mmsent.metrics import score_task
-    from mmsent.report import Evaluation
+    from mmsent.evaluation.evaluate_run import Evaluation
+    from mmsent.evaluation.metrics import score_task
     from shards.schema import LabelSet
 
     labels = LabelSet(task="mood", names=("[/no]", "[red]"))

@@ -23,15 +23,16 @@ from preprocess.errors import ClipError, DatasetError
 from preprocess.text.tokenizer import learn_tokenizer
 from shards.errors import describe
 from shards.spec import FeatureSpec
-from shards.timing import Way
 
 __all__ = ["choose_rows", "decode_row", "on_the_fly_ways", "tutorial"]
 
 Decode = Callable[[Path, Utterance], None]
 
 
-def on_the_fly_ways(root: Path, *, num_clips: int) -> list[Way]:
+def on_the_fly_ways(root: Path, *, num_clips: int) -> dict[str, Callable[[], int]]:
     """Return the ways to samples from the raw clips of a MELD folder, in this process, one clip after the other.
+
+    Each decodes the clips once and returns how many they are.
 
     Args:
         root: A MELD folder.
@@ -50,10 +51,7 @@ def on_the_fly_ways(root: Path, *, num_clips: int) -> list[Way]:
         "PyAV on every access": partial(decode_row, "pyav"),
         "tutorial on every access": tutorial,
     }
-    return [
-        Way(name=name, kind="other", group="decoding", run=partial(_run, make, root, rows))
-        for name, make in ways.items()
-    ]
+    return {name: partial(_run, make, root, rows) for name, make in ways.items()}
 
 
 def decode_row(decoder: Decoder) -> Decode:

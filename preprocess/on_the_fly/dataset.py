@@ -32,7 +32,7 @@ class MeldDataset(TorchDataset[dict[str, Any]]):
     """One split of a MELD folder, decoded on the fly.
 
     An item holds, without a batch axis, as `torch.utils.data.default_collate` wants it, and like those of
-    `mmsent.dataset.ShardDataset`:
+    `mmsent.batches.dataset.ShardDataset`:
         `key`: str;
         `sample`: int, the number of the utterance in the split;
         `text_input`: `input_ids` `(L,)` int64 and `attention_mask` `(L,)` int64, 1 where a token is real;

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mmsent.batch import Batch
+from mmsent.batches.batch import Batch
 from shards.schema import MODALITIES, Modality
 from shards.spec import FeatureSpec
 from tests.support.samples import make_sample, make_spec

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import cast
 
+from mmsent.compute.distributed import joined, world_from_environment
 from mmsent.config import ModelConfig, TrainConfig
-from mmsent.distributed import joined, world_from_environment
-from mmsent.train import train
+from mmsent.training.start import train
 from shards.schema import Modality
 
 
