@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmsent.seeds import seed_folders
+from mmsent.evaluation.seeds import seed_folders
 
 __all__ = ["HEADER", "mmsent", "say", "scored", "table_row"]
 
@@ -20,7 +20,7 @@ HEADER = (
 
 def mmsent(*arguments: object) -> str:
     """Run a command of ours and return what it printed; its progress and logs go to this terminal."""
-    command = [sys.executable, "-c", "from cli.main import main; main()", *map(str, arguments)]
+    command = [sys.executable, "-c", "from cli import main; main()", *map(str, arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"mmsent {' '.join(map(str, arguments))} ended with {done.returncode}")

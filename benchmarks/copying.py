@@ -4,8 +4,8 @@
     python -m benchmarks.copying --split data/shards/train
 
 One thread copies the frames of all samples in random order from mapped shards into the batches of a ring, once by
-assignment (the C library's memcpy) and once by `shards.maps.copy_bytes`; then the loader with and without `check`.
-All take turns; medians over the rounds, ratios within a round.
+assignment (the C library's memcpy) and once by `shards.reading.split.copy_bytes`; then the loader with and without
+`check`. All take turns; medians over the rounds, ratios within a round.
 """
 
 import argparse
@@ -19,12 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.loader import ShardLoader
-from shards.maps import copy_bytes
-from shards.order import Shuffled
-from shards.reader import Split
-from shards.timing import Timing, Way, measure
-from tests.samples import make_sample, make_spec, write_split
+from mmsent.bench.timing import Timing, Way, measure
+from shards.order.orders import Shuffled
+from shards.reading.loader import ShardLoader
+from shards.reading.split import Split, copy_bytes
+from tests.support.samples import make_sample, make_spec, write_split
 
 BATCH_SIZE = 32
 Copy = Callable[[NDArray[np.uint8], NDArray[np.uint8]], None]

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
-from preprocess.meld import read_meld
+from preprocess.datasets.meld import read_meld
 
 _COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID", "StartTime", "EndTime")
 _CLOCK = os.sysconf("SC_CLK_TCK")
@@ -51,7 +51,7 @@ def measure(meld: Path, *, num_rows: int, num_workers: int, decoder: str) -> End
         data = Path(folder) / "meld"
         _write_rows(data, meld, num_rows)
         before = set(Path("/dev/shm").iterdir())
-        command = [sys.executable, "-c", "from cli.main import main; main()", "preprocess", str(data), "--json"]
+        command = [sys.executable, "-c", "from cli import main; main()", "preprocess", str(data), "--json"]
         command += ["--out", str(Path(folder) / "shards"), "--text-encoder", "scratch", "--frames", "16"]
         command += ["--workers", str(num_workers), "--decoder", decoder, "--max-failed-fraction", "1"]
         start = time.monotonic()

@@ -12,27 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.codec import RAW_DTYPES
-from shards.finish import finish_split
-from shards.index import ShardInfo
-from shards.schema import (
-    MELD_LABELS,
-    PRESENT,
-    RAW_ARRAYS,
-    AudioSpec,
-    Encoding,
-    FeatureSpec,
-    Modality,
-    Presence,
-    Sample,
-    SampleMeta,
-    Source,
-    Storage,
-    TextSpec,
-    VideoSpec,
-)
-from shards.strip import encode_strip
-from shards.writer import Origin, shard_name, write_shard
+from shards.format.codec import RAW_DTYPES
+from shards.format.frame_jpeg import encode_strip
+from shards.format.index import ShardInfo
+from shards.schema import MELD_LABELS, PRESENT, RAW_ARRAYS, Modality, Presence, Sample, SampleMeta, Source
+from shards.spec import AudioSpec, Encoding, FeatureSpec, Storage, TextSpec, VideoSpec
+from shards.writing.finish import finish_split
+from shards.writing.shard_writer import Origin, shard_name, write_shard
 
 __all__ = ["MELD_SIZES", "made_up_spec", "write_made_up"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import HEADER, mmsent, say, scored, table_row
-from mmsent.seeds import seed_folders
+from mmsent.evaluation.seeds import seed_folders
 
 __all__ = ["SETTINGS", "Setting"]
 
@@ -60,16 +60,6 @@ SETTINGS = (
         name="frozen-mean-inverse",
         words="the same, `--class-weights inverse`",
         options=(*_FROZEN_MEAN, "--class-weights", "inverse"),
-    ),
-    Setting(
-        name="frozen-mean-effective",
-        words="the same, `--class-weights effective`",
-        options=(*_FROZEN_MEAN, "--class-weights", "effective"),
-    ),
-    Setting(
-        name="frozen-mean-adjusted",
-        words="the same, `--loss logit-adjusted`",
-        options=(*_FROZEN_MEAN, "--loss", "logit-adjusted"),
     ),
     Setting(
         name="frozen-mean-smoothed",
@@ -174,8 +164,8 @@ def _run(setting: Setting, meld: Path, encoder: str, work: Path, seeds: str) -> 
 
 def _over_seeds(run: Path, shards: dict[int, Path]) -> list[dict[str, Any]]:
     """Score runs that were each trained on shards of their own."""
-    from mmsent.report import evaluate_run
-    from mmsent.seeds import evaluation_scores
+    from mmsent.evaluation.evaluate_run import evaluate_run
+    from mmsent.evaluation.seeds import evaluation_scores
 
     found = {seed: evaluate_run(folder, run / f"seed-{seed}", split="test") for seed, folder in sorted(shards.items())}
     return [score.to_json() for score in evaluation_scores(found)]

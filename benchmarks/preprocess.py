@@ -26,14 +26,14 @@ from pathlib import Path
 
 import torch
 
-from preprocess.annotations import Utterance
-from preprocess.build import feature_spec
+from preprocess.building.feature_spec import feature_spec
+from preprocess.clips.extract import MEDIA
+from preprocess.clips.extract_all import Request, extract_all
 from preprocess.config import Decoder, PreprocessConfig
-from preprocess.extract import MEDIA
-from preprocess.onthefly import choose_rows, decode_row, tutorial
-from preprocess.pool import Request, extract_all
-from preprocess.text import learn_tokenizer
-from shards.schema import FeatureSpec
+from preprocess.datasets.annotations import Utterance
+from preprocess.on_the_fly.bench_cases import choose_rows, decode_row, tutorial
+from preprocess.text.tokenizer import learn_tokenizer
+from shards.spec import FeatureSpec
 
 Way = Callable[[Path, Utterance], None]
 

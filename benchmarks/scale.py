@@ -20,15 +20,16 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.codec import array_members
-from shards.index import Index, ShardInfo, write_index
-from shards.loader import LoaderState, ShardLoader
-from shards.order import BlockShuffled, Shuffled
-from shards.reader import Split
+from shards.format.codec import array_members
+from shards.format.index import Index, ShardInfo, write_index
+from shards.format.samples_table import row_dtype, write_table
+from shards.order.orders import BlockShuffled, Shuffled
+from shards.reading.loader import ShardLoader
+from shards.reading.planner import LoaderState
+from shards.reading.split import Split
 from shards.schema import MELD_LABELS
-from shards.table import row_dtype, write_table
-from shards.writer import shard_name
-from tests.samples import make_spec
+from shards.writing.shard_writer import shard_name
+from tests.support.samples import make_spec
 
 SAMPLES_PER_SHARD = 128
 BATCH_SIZE = 32

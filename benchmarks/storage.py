@@ -19,19 +19,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from preprocess.annotations import Utterance
-from preprocess.build import feature_spec
+from preprocess.building.feature_spec import feature_spec
+from preprocess.clips.extract import extract
 from preprocess.config import PreprocessConfig
-from preprocess.extract import extract
-from preprocess.onthefly import choose_rows
-from preprocess.text import learn_tokenizer
-from shards.finish import finish_split
-from shards.loader import ShardLoader
-from shards.order import Shuffled
-from shards.reader import Split
-from shards.schema import MELD_LABELS, PRESENT, FeatureSpec, Sample, SampleMeta, Source
-from shards.strip import decode_strip, encode_strip
-from shards.writer import Origin, shard_name, write_shard
+from preprocess.datasets.annotations import Utterance
+from preprocess.on_the_fly.bench_cases import choose_rows
+from preprocess.text.tokenizer import learn_tokenizer
+from shards.format.frame_jpeg import decode_strip, encode_strip
+from shards.order.orders import Shuffled
+from shards.reading.loader import ShardLoader
+from shards.reading.split import Split
+from shards.schema import MELD_LABELS, PRESENT, Sample, SampleMeta, Source
+from shards.spec import FeatureSpec
+from shards.writing.finish import finish_split
+from shards.writing.shard_writer import Origin, shard_name, write_shard
 
 _BATCH_SIZE = 32
 _SAMPLES = 512

@@ -3,7 +3,7 @@
     python -m benchmarks.training epoch      # a split of MELD's size, all modalities encoded
     python -m benchmarks.training memory     # 2,000 and 20,000 samples, log-mel and tokens raw
 
-Shards are made up in a temporary folder: random numbers of the real shapes. `mmsent.train.train` is what runs.
+Shards are made up in a temporary folder: random numbers of the real shapes. `mmsent.training.start.train` is what runs.
 """
 
 import argparse
@@ -20,9 +20,10 @@ import torch
 
 from benchmarks.made_up import MELD_SIZES, made_up_spec, write_made_up
 from mmsent.config import ModelConfig, TrainConfig
-from mmsent.results import StepInfo
-from mmsent.train import train
-from shards.schema import FeatureSpec, Modality
+from mmsent.runs.history import StepInfo
+from mmsent.training.start import train
+from shards.schema import Modality
+from shards.spec import FeatureSpec
 
 __all__ = ["EpochCost", "encoded_spec", "time_epochs"]
 

@@ -9,7 +9,6 @@ from shards.schema import DEFAULT_TEXT_ENCODER, MODALITIES, SCRATCH, Modality
 __all__ = [
     "ClassWeights",
     "Fusion",
-    "Loss",
     "ModelConfig",
     "OrderKind",
     "Precision",
@@ -21,8 +20,7 @@ __all__ = [
 ]
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
-ClassWeights = Literal["none", "sqrt", "inverse", "effective"]
-Loss = Literal["cross-entropy", "logit-adjusted"]
+ClassWeights = Literal["none", "sqrt", "inverse"]
 Schedule = Literal["plateau", "linear"]
 Selection = Literal["loss", "weighted-f1"]
 Fusion = Literal["concat", "gated"]
@@ -144,11 +142,8 @@ class TrainConfig(_Plain):
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
     class_weights: ClassWeights = "none"
-    """Of the losses, from the training labels: `sqrt` or `inverse` of their frequency, or the inverse of the
-    `effective` number of samples (https://arxiv.org/abs/1901.05555); mean 1 over the samples."""
-    loss: Loss = "cross-entropy"
-    """`logit-adjusted` adds the logarithm of each class's frequency to its logit in training
-    (https://arxiv.org/abs/2007.07314), so that what is learned does not lean towards common classes."""
+    """Of the losses, from the training labels: the inverse of each class's frequency, or its square root
+    (`sqrt`); mean 1 over the samples."""
     label_smoothing: float = 0.0
     """Part of each target that is spread over all classes, 0 to below 1."""
     modality_dropout: float = 0.0
@@ -200,8 +195,6 @@ class TrainConfig(_Plain):
             )
         if self.class_weights not in get_args(ClassWeights) or self.precision not in get_args(Precision):
             raise ValueError(f"unknown class_weights {self.class_weights!r} or precision {self.precision!r}")
-        if self.loss not in get_args(Loss):
-            raise ValueError(f"unknown loss {self.loss!r}, known are {', '.join(get_args(Loss))}")
         for name, choices in (("schedule", Schedule), ("selection", Selection)):
             if getattr(self, name) not in get_args(choices):
                 known = ", ".join(get_args(choices))
@@ -216,7 +209,6 @@ class TrainConfig(_Plain):
         corrections = {
             "order": self.order in ("class-balanced", "class-weighted"),
             "class_weights": self.class_weights != "none",
-            "loss": self.loss != "cross-entropy",
         }
         if sum(corrections.values()) > 1:
             found = " and ".join(f"{name} {getattr(self, name)}" for name, does in corrections.items() if does)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Literal, get_args
 
-from shards.schema import DEFAULT_TEXT_ENCODER, AudioSpec, Sampling, Scale, Storage, VideoSpec
+from shards.schema import DEFAULT_TEXT_ENCODER
+from shards.spec import AudioSpec, Sampling, Scale, Storage, VideoSpec
 
 __all__ = [
     "DatasetFormat",

@@ -1,4 +1,4 @@
-"""Expected trouble, which the user can mend: `cli.main` prints it and exits 1. All else keeps its traceback."""
+"""Expected trouble, which the user can mend: `cli` prints it and exits 1. All else keeps its traceback."""
 
 from pathlib import Path
 

@@ -12,19 +12,19 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from cli.main import app
-from mmsent.bench import file_ways, loader_ways, train_ways
+from cli import app
+from mmsent.bench.cases import file_ways, loader_ways, train_ways
+from mmsent.bench.timing import Timing, Way, measure
 from mmsent.config import ModelConfig, TrainConfig
 from mmsent.errors import TrainingError
-from mmsent.model import MultimodalModel
-from mmsent.trainer import new_model
+from mmsent.model.multimodal import MultimodalModel
+from mmsent.training.assemble import new_model
 from shards.errors import ShardError
-from shards.reader import Split
-from shards.schema import Storage
-from shards.timing import Timing, Way, measure
-from tests.clips import write_meld
-from tests.commands import mmsent
-from tests.samples import make_sample, make_spec, write_split
+from shards.reading.split import Split
+from shards.spec import Storage
+from tests.support.clips import write_meld
+from tests.support.commands import mmsent
+from tests.support.samples import make_sample, make_spec, write_split
 
 TINY = ("--rounds", "1", "--samples", "8", "--seconds", "0.1", "--batch-size", "4")
 SCRATCH = ("--text-encoder", "scratch", "--video-weights", "none")
@@ -115,7 +115,7 @@ def test_a_model_that_cannot_be_built_is_tried_once(
         built.append(config)
         return new_model(split, config, train_config)
 
-    monkeypatch.setattr("mmsent.bench.new_model", count)
+    monkeypatch.setattr("mmsent.bench.cases.new_model", count)
     model_config = ModelConfig(text_encoder="scratch", video_weights=str(tmp_path / "no.pth"))
     ways = train_ways(Split(shards / "train"), model_config=model_config, train_config=TrainConfig(), seconds=0.1)
     alone, fed = measure(ways, rounds=2)
@@ -131,7 +131,7 @@ def test_a_trainer_that_fails_in_one_way_alone_leaves_the_rest_of_the_table(
             [replace(way, run=_diverge if way.kind == "headroom" else _four, prepare=None) for way in ways], rounds=1
         )
 
-    monkeypatch.setattr("shards.timing.measure", diverges)
+    monkeypatch.setattr("mmsent.bench.timing.measure", diverges)
     result = CliRunner().invoke(app, ["bench", "--shards", str(shards), *SCRATCH, *TINY], env={"COLUMNS": "80"})
     assert result.exit_code == 0, result.exception
     assert "Not measured: trainer, one batch again: the loss is nan\n" in result.output

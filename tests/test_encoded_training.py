@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from mmsent.video_encoder import load_video_model
-from tests.commands import ROOT, mmsent
+from mmsent.model.video_encoder import load_video_model
+from tests.support.commands import ROOT, mmsent
 
 MELD_MINI = ROOT.parent / "shared" / "meld-mini"
 SMALL = ("--frames", "4", "--size", "32x32", "--hops", "100", "--samples-per-shard", "5")

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmsent.checkpoints import checkpoint_paths
-from tests.commands import ROOT, mmsent, start_mmsent
+from mmsent.runs.checkpoint import checkpoint_paths
+from tests.support.commands import ROOT, mmsent, start_mmsent
 
 MELD_MINI = ROOT.parent / "shared" / "meld-mini"
 SMALL = ("--text-encoder", "scratch", "--frames", "4", "--size", "32x32", "--hops", "100", "--samples-per-shard", "5")

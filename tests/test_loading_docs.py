@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import ROOT, environment
-from tests.samples import make_sample, write_split
+from tests.support.commands import ROOT, environment
+from tests.support.samples import make_sample, write_split
 
 DOCUMENT = (ROOT / "docs" / "loading.md").read_text("utf-8")
 BLOCKS = {

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from preprocess.emorynlp import EMORYNLP_EMOTION
-from tests.clips import write_clip, write_numbered_clip
-from tests.commands import mmsent
-from tests.tables import emorynlp_row, own_row, write_table
+from preprocess.datasets.emorynlp import EMORYNLP_EMOTION
+from tests.support.clips import write_clip, write_numbered_clip
+from tests.support.commands import mmsent
+from tests.support.tables import emorynlp_row, own_row, write_table
 
 SMALL = ("--text-encoder", "scratch", "--frames", "4", "--size", "32x32", "--hops", "24")
 TRAIN = ("--text-encoder", "scratch", "--video-weights", "none", "--epochs", "1", "--batch-size", "4")
@@ -89,9 +89,9 @@ def test_a_data_set_of_other_labels_goes_from_clips_to_scores(
 def test_labels_that_look_like_markup_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 
-    from cli import drawing
-    from mmsent.metrics import score_task
-    from mmsent.report import Evaluation
+    from commands.score_tables import print_evaluation
+    from mmsent.evaluation.evaluate_run import Evaluation
+    from mmsent.evaluation.metrics import score_task
     from shards.schema import LabelSet
 
     labels = LabelSet(task="mood", names=("[/no]", "[red]"))
@@ -100,7 +100,7 @@ def test_labels_that_look_like_markup_are_printed_as_they_are(capsys: pytest.Cap
     evaluation = Evaluation(
         split="test", num_samples=2, epoch=0, precision="fp32", loss=1.0, scores={"mood": item}, directory=Path("run")
     )
-    drawing.print_evaluation(evaluation)
+    print_evaluation(evaluation)
     printed = capsys.readouterr()
     assert printed.out.count("[/no]") == 2
     assert printed.out.count("[red]") == 1

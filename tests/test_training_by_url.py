@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmsent.checkpoints import checkpoint_paths
-from tests.commands import in_shared_memory, left_alive, left_in_shared_memory, mmsent, start_mmsent
-from tests.samples import make_sample, make_spec, write_split
+from mmsent.runs.checkpoint import checkpoint_paths
+from tests.support.commands import in_shared_memory, left_alive, left_in_shared_memory, mmsent, start_mmsent
+from tests.support.samples import make_sample, make_spec, write_split
 
 SPEC = make_spec(num_frames=2, size=16, num_mels=8, num_hops=24)
 SIZES = {"train": 24, "dev": 5, "test": 7}
@@ -131,7 +131,7 @@ def test_a_cache_that_makes_no_sense_is_wrong_usage_and_nothing_is_made(
 ) -> None:
     from typer.testing import CliRunner
 
-    from cli.main import app
+    from cli import app
 
     name, out = command
     with pytest.MonkeyPatch.context() as patch:

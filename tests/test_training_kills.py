@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmsent.checkpoints import checkpoint_paths
-from tests.commands import left_alive, mmsent, start_mmsent
-from tests.samples import make_sample, make_spec, write_split
+from mmsent.runs.checkpoint import checkpoint_paths
+from tests.support.commands import left_alive, mmsent, start_mmsent
+from tests.support.samples import make_sample, make_spec, write_split
 
 SMALL = make_spec(num_frames=2, size=16, num_mels=8, num_hops=24)
 LARGE = make_spec(num_frames=16, size=112)

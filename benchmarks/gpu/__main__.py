@@ -27,8 +27,8 @@ from benchmarks.gpu.loaders import loaders
 from benchmarks.gpu.runs import runs
 from benchmarks.gpu.setting import SMOKE, Report, Setting, Sizes, say
 from benchmarks.gpu.throughput import compiled, other_precisions, training
-from mmsent.machine import describe_machine
-from mmsent.precision import choose_device
+from mmsent.bench.machine import describe_machine
+from mmsent.compute.precision import choose_device
 
 _PARTS: dict[str, Callable[[Setting], None]] = {
     "limits": limits,

@@ -6,8 +6,8 @@ from dataclasses import replace
 from benchmarks.gpu.setting import Setting, free_memory
 from benchmarks.made_up import write_made_up
 from benchmarks.training import encoded_spec, time_epochs
-from mmsent.encode import encode_shards
-from mmsent.frozen import Pretrained
+from mmsent.encoding.encode_shards import encode_shards
+from mmsent.encoding.frozen_encoders import Pretrained
 
 __all__ = ["encoding"]
 

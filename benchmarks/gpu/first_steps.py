@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.setting import Setting, free_memory
-from mmsent.batch import to_device
+from mmsent.batches.batch import to_device
+from mmsent.compute.precision import ResolvedPrecision
 from mmsent.config import TrainConfig
-from mmsent.precision import ResolvedPrecision
-from mmsent.stepper import Stepper
-from mmsent.trainer import new_model, new_stepper
-from shards.loader import ShardLoader
-from shards.order import Shuffled
-from shards.reader import Split
+from mmsent.training.assemble import new_model, new_stepper
+from mmsent.training.step import Stepper
+from shards.order.orders import Shuffled
+from shards.reading.loader import ShardLoader
+from shards.reading.split import Split
 
 __all__ = ["first_steps"]
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.setting import Setting
-from shards.loader import ShardLoader
-from shards.order import Shuffled
-from shards.reader import Split
+from shards.order.orders import Shuffled
+from shards.reading.loader import ShardLoader
+from shards.reading.split import Split
 
 __all__ = ["jpegs"]
 

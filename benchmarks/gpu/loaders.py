@@ -14,10 +14,10 @@ from torch.utils.data import Dataset as TorchDataset
 
 from benchmarks.gpu.setting import Setting, free_memory
 from benchmarks.gpu.throughput import StepKind, prepared, rate_of
-from mmsent.batch import Batch
+from mmsent.batches.batch import Batch
 from mmsent.config import Precision
-from shards.codec import members
-from shards.reader import Split
+from shards.format.codec import members
+from shards.reading.split import Split
 from shards.schema import MODALITIES
 
 __all__ = ["loaders"]

@@ -13,11 +13,11 @@ from typing import Any
 from safetensors import safe_open
 
 from benchmarks.gpu.setting import Setting
-from mmsent.trainer import BEST
+from mmsent.runs.history import BEST
 
 __all__ = ["runs"]
 
-_COMMAND = (sys.executable, "-c", "from cli.main import main; main()")
+_COMMAND = (sys.executable, "-c", "from cli import main; main()")
 _EPOCHS = 3
 _TOLERANCE = 2e-2
 """Of the losses of a resumed run, relative, where algorithms are free: a GPU adds in another order each time."""
@@ -142,7 +142,7 @@ def _evaluate(setting: Setting, shards: Path, run: Path) -> None:
 
 def _out_of_memory(setting: Setting, shards: Path) -> None:
     """Train with a twentieth of the GPU's memory, and read what the command says."""
-    program = "import torch; torch.cuda.set_per_process_memory_fraction(0.05); from cli.main import main; main()"
+    program = "import torch; torch.cuda.set_per_process_memory_fraction(0.05); from cli import main; main()"
     options = _options(setting, shards, setting.scratch / "runs" / "too-large", batch_size=256)
     done = subprocess.run(
         [sys.executable, "-c", program, *options], capture_output=True, text=True, env=_environment(), check=False

@@ -13,8 +13,9 @@ import torch
 from benchmarks.gpu.encoders import TEXT_ENCODER, save_text_encoder, save_video_weights
 from benchmarks.made_up import made_up_spec, write_made_up
 from mmsent.config import ModelConfig, VideoEncoderName
-from shards.reader import Split
-from shards.schema import FeatureSpec, Modality, Storage
+from shards.reading.split import Split
+from shards.schema import Modality
+from shards.spec import FeatureSpec, Storage
 
 __all__ = ["SMOKE", "Figure", "Report", "Setting", "Sizes", "Value", "free_memory", "say"]
 

@@ -12,10 +12,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu.setting import Setting, Value, free_memory
-from mmsent.batch import Batch
+from mmsent.batches.batch import Batch
+from mmsent.bench.train_bench import TrainBench
 from mmsent.config import Precision, TrainConfig
-from mmsent.train_bench import TrainBench
-from shards.reader import Split
+from shards.reading.split import Split
 from shards.schema import Modality
 
 __all__ = ["StepKind", "compiled", "other_precisions", "prepared", "rate_of", "training"]

@@ -10,10 +10,10 @@ import numpy as np
 
 from benchmarks.peers.child import Check
 from benchmarks.peers.peer import FIELDS, Batch, Source, describe_arrays, digest
-from shards.loader import ShardLoader
-from shards.order import InOrder
-from shards.reader import Split
-from tests.samples import make_sample, make_spec, write_split
+from shards.order.orders import InOrder
+from shards.reading.loader import ShardLoader
+from shards.reading.split import Split
+from tests.support.samples import make_sample, make_spec, write_split
 
 _SAMPLES_PER_TAR = 128
 

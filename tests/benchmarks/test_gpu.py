@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import ROOT, environment
+from tests.support.commands import ROOT, environment
 
 PARTS = ("limits", "first-steps", "runs", "training", "compile", "loaders", "encoding", "other-precisions", "jpegs")
 

@@ -19,7 +19,7 @@ from benchmarks.peers.processes import Memory, family, family_cpu_seconds, famil
 from benchmarks.peers.rounds import Options, Row, measure
 from benchmarks.peers.samples import Samples, export
 from benchmarks.peers.table import markdown, median_ratio, spread
-from tests.samples import make_sample, make_spec, write_split
+from tests.support.samples import make_sample, make_spec, write_split
 
 ROOT = Path(__file__).parent.parent.parent
 OPTIONS = Options(batch_size=4, rounds=2, least_seconds=0.01, timeout_seconds=60)

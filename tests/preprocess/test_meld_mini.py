@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from shards.reader import read_split
+from shards.reading.split import read_split
 from shards.schema import SampleMeta
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ class Run:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("meld-mini") / "shards"
-    code = "from cli.main import main; main()"
+    code = "from cli import main; main()"
     options = ["--out", str(out), "--text-encoder", "scratch", "--json"]
     done = subprocess.run(
         [sys.executable, "-c", code, "preprocess", str(MELD_MINI), *options],

@@ -14,15 +14,14 @@ from shards.schema import (
     MELD_LABELS,
     MODALITIES,
     SENTIMENT,
-    Encoding,
-    FeatureSpec,
     LabelSet,
     Modality,
     Presence,
     canonical_json,
     check_key,
 )
-from tests.samples import make_sample, make_spec
+from shards.spec import Encoding, FeatureSpec
+from tests.support.samples import make_sample, make_spec
 
 ALLOWED = string.ascii_letters + string.digits + "_-"
 PROVENANCE = {"video.decoder_version", "video.encoder_version", "audio.decoder_version", "audio.transform_version"}

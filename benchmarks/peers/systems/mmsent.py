@@ -15,9 +15,9 @@ def convert(source: Source, folder: Path) -> None:
 
 def open_loader(folder: Path, batch_size: int, workers: int) -> Epoch:
     """Open the loader as the trainer does; each epoch has an order of its own."""
-    from shards.loader import ShardLoader
-    from shards.order import Shuffled
-    from shards.reader import Split
+    from shards.order.orders import Shuffled
+    from shards.reading.loader import ShardLoader
+    from shards.reading.split import Split
 
     split = Split(folder / "split")
     loader = ShardLoader(split, order=Shuffled(len(split), seed=0), batch_size=batch_size, num_readers=workers)
@@ -35,7 +35,7 @@ PEER = Peer(
     environment="",
     needs_torch=False,
     requirements=(),
-    modules=("shards.loader", "shards.reader"),
+    modules=("shards.reading.loader", "shards.reading.split"),
     variants={1: "1 reader", 2: "2 readers"},
     settings="`ShardLoader` over the shards as they are, global shuffle, reader threads, batches in memory used again",
     convert=convert,

@@ -1,1 +1,0 @@
-"""The `mmsent` command: parses, calls, draws. Heavy libraries are imported inside the commands: `--help` is instant."""

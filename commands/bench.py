@@ -1,0 +1,180 @@
+"""`mmsent bench`: what this machine reads, decodes and trains in a second."""
+
+import math
+import statistics
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from commands.options import (
+    ALL_MODALITIES,
+    AccumulationOption,
+    BatchSizeOption,
+    CompileOption,
+    JsonOption,
+    ModalitiesOption,
+    PrecisionOption,
+    ReadersOption,
+    TextEncoderOption,
+    TextPoolingOption,
+    TrainEncodersOption,
+    VideoEncoderOption,
+    VideoWeightsOption,
+    checked,
+    core_count,
+    modality_names,
+)
+from commands.progress import bars_by_name
+from commands.terminal import print_json, stdout
+from mmsent.config import ModelConfig, TrainConfig
+from shards.errors import ShardError, describe
+from shards.schema import MODALITIES
+
+if TYPE_CHECKING:
+    from mmsent.bench.timing import Group, Timing
+
+__all__ = ["bench_command"]
+
+_MODEL = ModelConfig()
+_TRAIN = TrainConfig()
+
+
+def bench_command(
+    shards: Annotated[str, typer.Option(help="Folder of shards, on this machine.")],
+    split: Annotated[str, typer.Option(help="Split whose shards are read.")] = "train",
+    raw: Annotated[
+        Path | None, typer.Option(metavar="MELD", help="The raw MELD folder: also time decoding on every access.")
+    ] = None,
+    text_encoder: TextEncoderOption = _MODEL.text_encoder,
+    text_pooling: TextPoolingOption = _MODEL.text_pooling,
+    video_encoder: VideoEncoderOption = _MODEL.video_encoder,
+    video_weights: VideoWeightsOption = _MODEL.video_weights,
+    modalities: ModalitiesOption = ALL_MODALITIES,
+    train_encoders: TrainEncodersOption = "",
+    batch_size: BatchSizeOption = _TRAIN.batch_size,
+    accumulation_steps: AccumulationOption = _TRAIN.accumulation_steps,
+    precision: PrecisionOption = _TRAIN.precision,
+    compile_encoders: CompileOption = _TRAIN.compile,
+    readers: ReadersOption = _TRAIN.num_readers,
+    samples: Annotated[int, typer.Option(help="How many samples the loaders read in a round, about.")] = 2000,
+    seconds: Annotated[float, typer.Option(help="How long the trainer is timed in a round, about.")] = 5.0,
+    rounds: Annotated[int, typer.Option(help="Rounds, all ways in turns; one more is not counted.")] = 5,
+    plot: Annotated[Path | None, typer.Option(help="Write a chart to this PNG, too.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure this machine: memory, the loader, what others would use, the trainer; and say what bounds training.
+
+    All in one run, in turns, medians over the rounds. What cannot be measured here stands in the table with its reason.
+
+    Example: `mmsent bench --shards data/shards --plot bench.png`
+    """
+    from mmsent.bench.cases import file_ways, loader_ways, train_ways
+    from mmsent.bench.chart import plot_timings
+    from mmsent.bench.machine import describe_machine, describe_samples
+    from mmsent.bench.timing import Way, measure
+    from mmsent.bench.verdict import verdict
+    from shards.splits import open_split
+    from shards.storage.url_folder import is_url
+
+    if samples < 1 or rounds < 1 or not (math.isfinite(seconds) and seconds > 0):
+        raise typer.BadParameter("--samples, --rounds and --seconds must be above 0")
+    if plot is not None and (plot.suffix.lower() != ".png" or not plot.parent.is_dir()):
+        raise typer.BadParameter("--plot must be a PNG in a folder that exists")
+    chosen, trained = modality_names("modalities", modalities), modality_names("train-encoders", train_encoders)
+    model_config = checked(
+        lambda: ModelConfig(
+            modalities=tuple(name for name in MODALITIES if name in chosen),
+            text_encoder=text_encoder,
+            text_pooling=text_pooling,
+            video_encoder=video_encoder,
+            video_weights=video_weights,
+            train_encoders=tuple(name for name in MODALITIES if name in trained),
+        )
+    )
+    train_config = checked(
+        lambda: TrainConfig(
+            batch_size=batch_size,
+            accumulation_steps=accumulation_steps,
+            precision=precision,
+            compile=compile_encoders,
+            num_readers=readers,
+        )
+    )
+    if is_url(shards):
+        then = "copy the shards to a disk of this machine first, or look at `wait` in `mmsent train --shards URL`"
+        raise ShardError(describe("bench measures shards on this machine, not behind a URL", file=shards, then=then))
+    opened = open_split(shards, split)
+    measured_on = {"machine": describe_machine(), "samples": describe_samples(opened, batch_size=batch_size)}
+    tried = sorted({*range(1, min(4, max(2, core_count())) + 1), readers})
+    ways = loader_ways(opened, num_samples=samples, batch_size=batch_size, readers=tried)
+    with file_ways(opened, batch_size=batch_size) as from_files, bars_by_name() as on_progress:
+        ways += from_files
+        if raw is not None:
+            from preprocess.on_the_fly.bench_cases import on_the_fly_ways  # with the decoders, needed nowhere else here
+
+            decoding = on_the_fly_ways(raw, num_clips=12)
+            ways += [Way(name=name, kind="other", group="decoding", run=run) for name, run in decoding.items()]
+        ways += train_ways(opened, model_config=model_config, train_config=train_config, seconds=seconds)
+        timings = measure(ways, rounds=rounds, on_progress=partial(on_progress, "measuring"))
+    words = verdict(timings)
+    if plot is not None:
+        plot_timings(timings, plot)
+    if as_json:
+        measured = [{**asdict(timing), "median": timing.median} for timing in timings]
+        print_json({**measured_on, "rounds": rounds, "timings": measured, "verdict": words})
+        return
+    _print_timings(timings)
+    for line in measured_on.values():
+        stdout.print(escape(line), highlight=False, soft_wrap=True)
+    for line in words:
+        stdout.print(f"- {escape(line)}", highlight=False, soft_wrap=True)
+    if plot is not None:
+        stdout.print(f"Chart: {escape(str(plot))}", highlight=False, soft_wrap=True)
+
+
+def _print_timings(timings: list["Timing"]) -> None:
+    """Draw what `mmsent bench` measured."""
+    from mmsent.bench.verdict import three_figures
+
+    table = Table(title="Samples per second, medians", caption=_TIMINGS_CAPTION, caption_justify="left")
+    for column in ("way", "samples/s", "from", "to", "of\nlimit", "CPU s\n/1,000"):
+        table.add_column(column, justify="left" if column == "way" else "right", overflow="fold")
+    limits = {
+        timing.group: timing for timing in timings if timing.kind in ("limit", "headroom") and timing.samples_per_second
+    }
+    group = ""
+    for timing in sorted(timings, key=lambda timing: list(_GROUPS).index(timing.group)):
+        if timing.group != group:
+            group = timing.group
+            table.add_section()
+            table.add_row(f"[bold]{_GROUPS[timing.group]}[/]")
+        if timing.failure:
+            table.add_row(escape(timing.name), "—")
+            continue
+        share = f"{timing.times(limits[group]):.2f}" if group in limits else ""
+        seconds = statistics.median(timing.cpu_seconds_per_1000)
+        cpu = f"{seconds:.3f}" if seconds < 1 else three_figures(seconds)
+        table.add_row(escape(timing.name), *map(three_figures, (timing.median, *timing.spread)), share, cpu)
+    stdout.print(table)
+    for failure in dict.fromkeys(timing.failure for timing in timings if timing.failure):
+        names = "; ".join(timing.name for timing in timings if timing.failure == failure)
+        stdout.print(f"Not measured: {escape(names)}: {escape(failure)}", highlight=False, soft_wrap=True)
+
+
+_GROUPS: dict["Group", str] = {
+    "loading": "batches in memory",
+    "reading": "…and every byte read",
+    "decoding": "samples from raw clips",
+    "training": "training",
+}
+
+
+_TIMINGS_CAPTION = (
+    "Of limit: of copying memory; in training, of a model that never waits. Every byte read: once, by one thread, as "
+    "whoever uses a batch must. CPU: seconds of all threads and workers for 1,000 samples."
+)

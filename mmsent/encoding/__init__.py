@@ -1,0 +1,1 @@
+"""Outputs of frozen encoders as shards."""

@@ -1,0 +1,1 @@
+"""Predictions, scores and figures of a run, and of several seeds."""

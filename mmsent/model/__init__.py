@@ -1,0 +1,1 @@
+"""One encoder per modality, their fusion, and one head per task."""

@@ -1,0 +1,93 @@
+"""What a run says of itself: after a step, after an epoch, at its end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmsent.compute.precision import ResolvedPrecision
+from mmsent.config import Selection, TrainConfig
+
+__all__ = ["BEST", "RUN", "EpochResult", "StepInfo", "TrainResult", "is_finished", "stopped_early", "write_board"]
+
+BEST = "best.safetensors"
+"""The weights of the best epoch, in a run's folder."""
+
+RUN = "run.json"
+"""How a run is trained, in its folder, as of its last start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepInfo:
+    """Where an epoch stands."""
+
+    epoch: int
+    step: int
+    num_steps: int
+    loss: float
+    """Mean over the epoch so far; on a GPU as of the last look at it."""
+    samples_per_second: float
+    wait_share: float
+    """Part of the time in which the trainer waited for the loader, from 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochResult:
+    """One epoch; losses are sums over the tasks."""
+
+    epoch: int
+    train_loss: float
+    dev_loss: float
+    dev_accuracy: dict[str, float]
+    dev_weighted_f1: dict[str, float]
+    learning_rate: float
+    seconds: float
+    """Of the steps, without validation."""
+    samples_per_second: float
+    wait_share: float
+    best: bool
+    """Whether it is the best so far by the config's `selection`, so that its weights are kept."""
+
+    def merit(self, selection: Selection) -> float:
+        """Return by how much it is good; more is better."""
+        if selection == "loss":
+            return -self.dev_loss
+        return sum(self.dev_weighted_f1.values()) / len(self.dev_weighted_f1)
+
+
+def stopped_early(history: Sequence[EpochResult], config: TrainConfig) -> bool:
+    """Return whether so many epochs in a row were no better that the run ends."""
+    since_best = 0
+    for result in history:
+        since_best = 0 if result.best else since_best + 1
+    return since_best >= config.early_stopping_patience
+
+
+def is_finished(history: Sequence[EpochResult], config: TrainConfig) -> bool:
+    """Return whether a run has no epoch before it."""
+    return len(history) >= config.max_epochs or stopped_early(history, config)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """A run that ended, or was asked to end."""
+
+    epochs: tuple[EpochResult, ...]
+    best_epoch: int | None
+    """None while no epoch is finished."""
+    stopped_early: bool
+    signum: int
+    """Of the signal that ended it; 0 if none did."""
+    num_steps: int
+    device: str
+    precision: ResolvedPrecision
+    world_size: int
+
+
+def write_board(board: Any, result: EpochResult) -> None:
+    """Write an epoch to a `SummaryWriter` of TensorBoard."""
+    for name in ("train_loss", "dev_loss", "learning_rate", "samples_per_second", "wait_share"):
+        board.add_scalar(name, getattr(result, name), result.epoch)
+    for task in result.dev_weighted_f1:
+        board.add_scalar(f"dev_weighted_f1/{task}", result.dev_weighted_f1[task], result.epoch)
+        board.add_scalar(f"dev_accuracy/{task}", result.dev_accuracy[task], result.epoch)
+    board.flush()

@@ -1,0 +1,1 @@
+"""A run: its start, its steps, its losses, its end."""

@@ -1,0 +1,1 @@
+"""A data set -> shards: planned, made, kept, repaired, reported."""

@@ -1,0 +1,320 @@
+"""The shards of one split: kept, taken from older ones, or made of decoded clips."""
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preprocess.building.digests import SourceDigests, clip_sha256, inputs_sha256, rows_sha256
+from preprocess.building.old_shard import open_old_shard
+from preprocess.building.plan import PlannedShard, plan_shards, write_plan
+from preprocess.clips.clip import SHORT_SECONDS
+from preprocess.clips.extract import MEDIA, Extract, Medium
+from preprocess.clips.extract_all import Request
+from preprocess.config import Part, PreprocessConfig
+from preprocess.datasets.annotations import Dataset, DatasetSplit, Utterance
+from preprocess.errors import DatasetError
+from preprocess.text.context import tokenize
+from preprocess.text.tokenizer import TextTokenizer
+from shards.errors import describe
+from shards.format.frame_jpeg import encode_strip
+from shards.format.index import ShardInfo, remove_index
+from shards.schema import MODALITIES, PRESENT, Note, Presence, Sample, SampleMeta, Source
+from shards.spec import FeatureSpec, VideoSpec
+from shards.writing.finish import finish_split
+from shards.writing.shard_writer import Origin, read_record, read_rows, record_path, rows_path, write_shard
+
+__all__ = ["Progress", "SplitMade", "SplitMaker", "check_failures"]
+
+_LOG = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]
+"""Called with the split, its rows done and its rows to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitMade:
+    """What a run did for one split."""
+
+    finished: bool
+    """Whether its index is there; false while other parts are not done."""
+    shards_made: int
+    shards_missing: tuple[str, ...]
+    """Those that other parts are to make."""
+    decoded: Mapping[Medium, int]
+    """Clips of which it was decoded."""
+    reused: Mapping[Medium, int]
+    """Rows for which it was taken from an older shard, in shards that were made."""
+
+
+_MOST_WARNINGS = 20
+"""Rows of a split named as they are made; annotations alone, without a clip, would give a line for every row."""
+_WORDS: Mapping[Medium, str] = {"video": "picture", "audio": "sound"}
+
+
+class _Gathered:
+    """From what the samples of a shard are made, gathered as they are written."""
+
+    def __init__(self, spec: FeatureSpec, rows_sha256: str) -> None:
+        self._fingerprints = spec.fingerprints()
+        self._rows_sha256 = rows_sha256
+        self._clips: list[str] = []
+        self._sources: dict[str, dict[str, str]] = {}
+
+    def add(self, row: Utterance, extracted: Extract, *, source: str) -> None:
+        """Note a row. What a decoder was killed over for want of time or memory has no source: it may do better."""
+        self._clips.append(source)
+        self._sources[row.key] = {
+            medium: source for medium, feature in extracted.features.items() if not feature.killed
+        }
+
+    def origin(self) -> Origin:
+        """Return the origin of a shard of the rows that were added."""
+        settled = all(len(sources) == len(MEDIA) for sources in self._sources.values())
+        return Origin(
+            rows_sha256=self._rows_sha256,
+            inputs_sha256=inputs_sha256(self._rows_sha256, self._clips) if settled else "",
+            fingerprints=self._fingerprints,
+            sources=self._sources,
+        )
+
+
+class SplitMaker:
+    """The making of one split."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: DatasetSplit,
+        directory: Path,
+        *,
+        config: PreprocessConfig,
+        spec: FeatureSpec,
+        part: Part,
+        broken: Collection[str] | None,
+    ) -> None:
+        self.split = split
+        self._label_sets = dataset.label_sets
+        self._directory = directory
+        self._config = config
+        self._spec = spec
+        directory.mkdir(exist_ok=True)
+        self._digests = SourceDigests(directory / ".work", root=dataset.root, part=part)
+        plan = plan_shards(
+            split.name,
+            split.utterances,
+            samples_per_shard=config.samples_per_shard,
+            context_utterances=config.context_utterances,
+        )
+        write_plan(directory, plan)
+        if broken is None:
+            ours = {shard.name for shard in plan if part.makes(shard.index)}
+            self._finished = {
+                shard.name: self._kept(shard) if shard.name in ours else self._trusted(shard) for shard in plan
+            }
+        else:
+            ours = set(broken)
+            self._finished = {shard.name: None if shard.name in ours else self._trusted(shard) for shard in plan}
+        self._others = [shard for shard in plan if shard.name not in ours]
+        self._to_make = [shard for shard in plan if shard.name in ours and self._finished[shard.name] is None]
+        self._taken: deque[tuple[Request, Extract]] = deque()
+        self._decoded: Counter[Medium] = Counter()
+        self._reused: Counter[Medium] = Counter()
+        self._num_lacking = 0
+
+    def requests(self) -> Iterator[Request]:
+        """Say row by row what is to be decoded, having taken what an older shard holds. Runs ahead of `make`."""
+        for shard in self._to_make:
+            path = self._directory / shard.name
+            with open_old_shard(path, read_record(path), spec=self._spec) as old:
+                for row in shard.utterances:
+                    taken = old.extract(row.key, self._clip_sha256(row))
+                    request = Request(row=row, media=tuple(medium for medium in MEDIA if medium not in taken.features))
+                    self._taken.append((request, taken))
+                    yield request
+
+    def make(self, extracts: Iterator[Extract], *, tokenizer: TextTokenizer, on_progress: Progress) -> None:
+        """Make what is missing, from extracts that come in the order of `requests`; then publish the index."""
+        self._digests.save()  # of clips that were only touched: their shards are kept
+        if self._to_make:
+            remove_index(self._directory)
+        total = sum(len(shard.utterances) for shard in self._to_make)
+        done = 0
+        for shard in self._to_make:
+            origin = _Gathered(self._spec, self._rows_sha256(shard))
+
+            def samples(shard: PlannedShard = shard, done: int = done, origin: _Gathered = origin) -> Iterator[Sample]:
+                for number, row in enumerate(shard.utterances, start=done + 1):
+                    extracted = self._next(row, extracts)
+                    origin.add(row, extracted, source=self._clip_sha256(row))
+                    yield self._sample(row, extracted, tokenizer=tokenizer)
+                    on_progress(self.split.name, number, total)
+
+            self._finished[shard.name] = write_shard(
+                self._directory / shard.name,
+                samples(),
+                spec=self._spec,
+                label_sets=self._label_sets,
+                origin=origin.origin,
+            )
+            self._digests.save()
+            done += len(shard.utterances)
+        if self._num_lacking > _MOST_WARNINGS:
+            more = self._num_lacking - _MOST_WARNINGS
+            _LOG.warning("no picture or no sound, rows kept: %s more of %s, all in the report", more, self.split.name)
+        self.complete()
+
+    def complete(self) -> SplitMade:
+        """Publish the index if no shard is missing, now that other parts have gone on; say what was made."""
+        for shard in self._others:
+            self._finished[shard.name] = self._trusted(shard)
+        missing = tuple(name for name, info in self._finished.items() if info is None)
+        if not missing:
+            self._finish()
+        return SplitMade(
+            finished=not missing,
+            shards_made=len(self._to_make),
+            shards_missing=missing,
+            decoded={medium: self._decoded[medium] for medium in MEDIA},
+            reused={medium: self._reused[medium] for medium in MEDIA},
+        )
+
+    def _next(self, row: Utterance, extracts: Iterator[Extract]) -> Extract:
+        """Put what was decoded of the next row and what was taken from an older shard together."""
+        extracted = next(extracts)
+        request, taken = self._taken.popleft()
+        if row.clip or row.twin:
+            self._decoded.update(request.media)
+        self._reused.update(list(taken.features))  # not the mapping: a Counter would add its values
+        chosen = taken if taken.features else extracted  # both chose the same clip
+        lacking = [medium for medium in request.media if not extracted.features[medium].presence.present]
+        if lacking:  # of a clip without a picture and without sound one line says enough
+            self._num_lacking += 1
+            if self._num_lacking <= _MOST_WARNINGS:
+                what, reason = _WORDS[lacking[0]], extracted.features[lacking[0]].presence.reason
+                _LOG.warning("no %s, row kept: %s, %s", what, row.key, reason)
+        return Extract(path=chosen.path, notes=chosen.notes, features={**taken.features, **extracted.features})
+
+    def _kept(self, shard: PlannedShard) -> ShardInfo | None:
+        """Return what is known of a shard that an earlier run made from the same inputs in the same way."""
+        record = self._record(shard)
+        if record is None:
+            return None
+        info, origin = record
+        clips = [self._clip_sha256(row) for row in shard.utterances]
+        return info if origin.inputs_sha256 == inputs_sha256(origin.rows_sha256, clips) else None
+
+    def _trusted(self, shard: PlannedShard) -> ShardInfo | None:
+        """Return what is known of a shard that is not ours to make: whoever made it has looked at its clips."""
+        record = self._record(shard)
+        return record[0] if record is not None else None
+
+    def _record(self, shard: PlannedShard) -> tuple[ShardInfo, Origin] | None:
+        """Return the record of a whole shard if it was made from the same annotations in the same way."""
+        record = read_record(self._directory / shard.name)
+        if record is None:
+            return None
+        _, origin = record
+        fits = origin.fingerprints == self._spec.fingerprints() and origin.rows_sha256 == self._rows_sha256(shard)
+        return record if fits else None
+
+    def _rows_sha256(self, shard: PlannedShard) -> str:
+        return rows_sha256(shard.utterances, self._label_sets)
+
+    def _clip_sha256(self, row: Utterance) -> str:
+        return clip_sha256(row, digest=self._digests, test_clips=self._config.test_clips)
+
+    def _sample(self, row: Utterance, extracted: Extract, *, tokenizer: TextTokenizer) -> Sample:
+        """Put a row and what its clip gave together; an absent modality is zeros of the same size."""
+        spec = self._spec
+        tokens = tokenize(row, tokenizer, spec.text)
+        video, audio = extracted.features["video"], extracted.features["audio"]
+        notes = [*extracted.notes]
+        if row.span is not None and row.annotated_seconds < SHORT_SECONDS:
+            detail = f"the annotation gives {row.annotated_seconds:.3f} s"
+            notes.append(Note(kind="short_row", about="row", detail=detail))
+        notes += [*video.notes, *audio.notes]
+        if row.text_repaired:
+            detail = "cp1252 control characters replaced by what they meant"
+            notes.append(Note(kind="text_repaired", about="text", detail=detail))
+        if tokens.num_needed > spec.text.max_tokens:
+            detail = f"the first {tokens.num_tokens} of {tokens.num_needed} tokens are kept"
+            notes.append(Note(kind="text_cut", about="text", detail=detail))
+        if tokens.num_before < len(row.context):
+            detail = f"the last {tokens.num_before} of {len(row.context)} earlier utterances are kept"
+            notes.append(Note(kind="context_cut", about="text", detail=detail))
+        has_text = bool(row.text.strip())
+        meta = SampleMeta(
+            key=row.key,
+            split=row.split,
+            dialogue_id=row.dialogue_id,
+            utterance_id=row.utterance_id,
+            turn_index=row.turn_index,
+            speaker=row.speaker,
+            text=row.text,
+            labels=row.labels,
+            num_frames=video.length,
+            num_hops=audio.length,
+            num_tokens=tokens.num_tokens,
+            presence={
+                "video": video.presence,
+                "audio": audio.presence,
+                "text": PRESENT if has_text else Presence(present=False, reason="the transcript is empty"),
+            },
+            source=Source(path=extracted.path, sha256=self._digests(extracted.path) if extracted.path else ""),
+            video_seconds=video.seconds,
+            audio_seconds=audio.seconds,
+            annotated_seconds=row.annotated_seconds,
+            notes=tuple(notes),
+        )
+        return Sample(
+            meta=meta,
+            frames=video.array if video.presence.present else _no_frames(spec.video),
+            logmel=audio.array if audio.presence.present else np.zeros(spec.audio.shape, np.float16),
+            tokens=tokens.ids,
+        )
+
+    def _finish(self) -> None:
+        """Publish the index of a whole split unless it is there already; remove shards of an older plan."""
+        shards = tuple(shard for shard in self._finished.values() if shard is not None)
+        bit = 1 << MODALITIES.index("video")
+        seen = chain.from_iterable(read_rows(self._directory / shard.name)["present"] & bit for shard in shards)
+        failed = [row.key for row, present in zip(self.split.utterances, seen, strict=True) if not present]
+        check_failures(self.split, failed, self._config, why="have no picture")
+        for path in self._directory.glob(f"{self.split.name}-*.tar"):
+            if path.name not in self._finished:
+                _LOG.info("removing a shard of an older plan: %s", path)
+                for old in (path, rows_path(path), record_path(path)):
+                    old.unlink(missing_ok=True)
+        finish_split(
+            self._directory, split=self.split.name, spec=self._spec, label_sets=self._label_sets, shards=shards
+        )
+
+
+@cache
+def _no_frames(spec: VideoSpec) -> NDArray[np.uint8]:
+    """Return black frames as they are stored."""
+    black = np.zeros(spec.shape, np.uint8)
+    return encode_strip(black, quality=spec.jpeg_quality) if spec.storage == "jpeg" else black
+
+
+def check_failures(split: DatasetSplit, failed: list[str], config: PreprocessConfig, *, why: str) -> None:
+    """Refuse a split when too many of its rows have no picture.
+
+    Raises:
+        DatasetError: with the first rows and how to accept it.
+    """
+    fraction = len(failed) / len(split.utterances)
+    if fraction > config.max_failed_fraction:
+        what = (
+            f"{len(failed)} of {len(split.utterances)} rows of {split.name} {why} "
+            f"({fraction:.0%}, allowed are {config.max_failed_fraction:.0%}): {', '.join(failed[:3])}, …"
+        )
+        then = f"check the clips, or accept it with `--max-failed-fraction {min(1.0, round(fraction + 0.01, 2))}`"
+        raise DatasetError(describe(what, file=split.clip_folder or split.csv, then=then))

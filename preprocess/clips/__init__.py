@@ -1,0 +1,1 @@
+"""One clip -> pictures, sound, log-mel; and many of them, in processes that may be killed."""

@@ -1,0 +1,177 @@
+"""Clips through worker processes, in order: a clip that crashes or hangs its decoder costs itself, never the run."""
+
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from itertools import islice
+from multiprocessing.context import BaseContext
+from pathlib import Path
+
+from preprocess.clips.extract import Extract, Feature, Medium, absent_feature, extract, start_worker
+from preprocess.clips.process_pool import WorkerDiedError, WorkerHungError, Workers, ending_in_words, worker_context
+from preprocess.config import PreprocessConfig
+from preprocess.datasets.annotations import Utterance
+from shards.spec import FeatureSpec
+
+__all__ = ["Request", "extract_all"]
+
+_AHEAD = 16
+"""Clips in flight per worker: enough that the others go on while one decodes 4 minutes, and few enough that the results
+waiting in the parent (0.6 MB each by default) never pile up."""
+
+_TRIES_AFTER_A_KILL = 3
+"""Memory may have been short for a moment, and processes killed by a person must not change a byte. More than once,
+since whoever kills workers one after the other may find the same clip in the next one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is wanted of a row's clip."""
+
+    row: Utterance
+    media: tuple[Medium, ...]
+    """May be empty: the row is passed through without a look at its clip."""
+
+
+def extract_all(
+    root: Path, requests: Iterable[Request], *, config: PreprocessConfig, spec: FeatureSpec, num_workers: int
+) -> Generator[Extract]:
+    """Extract what is wanted of row after row, each result in its place, on `num_workers` processes.
+
+    Raises:
+        Exception: whatever a worker raised that is not about its clip: a bug, with its traceback.
+    """
+    workers = Workers(num_workers, initializer=start_worker, context=_context())
+    clips = _Clips(workers, root, config=config, spec=spec)
+    coming = iter(requests)
+    waiting: deque[_Task] = deque()
+    try:
+        while True:
+            for request in islice(coming, _AHEAD * num_workers - len(waiting)):
+                waiting.append(clips.start(request))
+            if not waiting:
+                break
+            yield clips.finish(waiting.popleft())
+    finally:
+        workers.stop()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Task:
+    request: Request
+    timeout_seconds: float
+    future: "Future[Extract] | None"
+    """None where there is nothing to decode."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Death:
+    """The end of a worker in a clip."""
+
+    reason: str
+    timed_out: bool = False
+    from_outside: bool = False
+    """Perhaps not the decoder's own end: the system kills a process that fills the memory, or a person did."""
+
+
+class _Clips:
+    """Gives requests to the workers, and finds out what in a clip ended a worker."""
+
+    def __init__(self, workers: Workers, root: Path, *, config: PreprocessConfig, spec: FeatureSpec) -> None:
+        self._workers = workers
+        self._root = root
+        self._config = config
+        self._spec = spec
+
+    def start(self, request: Request, *, trouble: str = "") -> _Task:
+        """Schedule a request; with `trouble`, by PyAV."""
+        paths = [self._root / path for path in (request.row.clip, request.row.twin) if path]
+        if not paths or not request.media:
+            return _Task(request=request, timeout_seconds=0, future=None)
+        megabytes = sum(_size(path) for path in paths) / 1e6
+        # 5 minutes of footage decode in about 10 s.
+        timeout_seconds = self._config.clip_timeout_seconds + 10 * megabytes
+        future = self._workers.schedule(
+            extract,
+            args=(self._root, request.row),
+            kwargs={
+                "media": request.media,
+                "decoder": self._config.decoder,
+                "spec": self._spec,
+                "test_clips": self._config.test_clips,
+                "trouble": trouble,
+            },
+            timeout=timeout_seconds,
+        )
+        return _Task(request=request, timeout_seconds=timeout_seconds, future=future)
+
+    def finish(self, task: _Task) -> Extract:
+        """Wait for a request; what ended its worker is tried again, apart and then by PyAV."""
+        request = task.request
+        if task.future is None:
+            why = f"the clip is missing: there is no {request.row.clip_name}"
+            return Extract(path="", notes=(), features={medium: absent_feature(why) for medium in request.media})
+        outcome = _outcome(task)
+        for _ in range(_TRIES_AFTER_A_KILL):
+            if isinstance(outcome, Extract) or not outcome.from_outside:
+                break
+            outcome = _outcome(self.start(request))
+        if isinstance(outcome, Extract):
+            return outcome
+        return self._apart(request, outcome)
+
+    def _apart(self, request: Request, death: _Death) -> Extract:
+        """Read the media of a clip in processes of their own, so that each gives what it would give alone.
+
+        The sound goes first: if it survives, it was the picture that died, which need not die again.
+        """
+        done: dict[Medium, Extract] = {}
+        sound_died = False
+        for medium in sorted(request.media):  # audio, video
+            alone = Request(row=request.row, media=(medium,))
+            outcome: Extract | _Death = death
+            if len(request.media) > 1 and (medium == "audio" or sound_died):
+                outcome = _outcome(self.start(alone))
+            sound_died = isinstance(outcome, _Death)
+            if isinstance(outcome, _Death) and self._config.decoder == "decord":
+                first = outcome
+                outcome = _outcome(self.start(alone, trouble=first.reason))
+                if isinstance(outcome, _Death):
+                    outcome = replace(outcome, reason=f"{first.reason}; with PyAV, {outcome.reason}")
+                elif first.from_outside:  # without that it would have been Decord, and other bytes
+                    feature = replace(outcome.features[medium], killed=True)
+                    outcome = replace(outcome, features={medium: feature})
+            if isinstance(outcome, _Death):
+                feature = absent_feature(outcome.reason, killed=outcome.timed_out or outcome.from_outside)
+                path = request.row.clip or request.row.twin
+                outcome = Extract(path=path, notes=(), features={medium: feature})
+            done[medium] = outcome
+        features: dict[Medium, Feature] = {medium: done[medium].features[medium] for medium in request.media}
+        chosen = max(done.values(), key=lambda extracted: len(extracted.notes))  # a worker that died chose no clip
+        return Extract(path=chosen.path, notes=chosen.notes, features=features)
+
+
+def _size(path: Path) -> int:
+    """Return the bytes of a clip; 0 where not even that can be read, which the worker will say."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _outcome(task: _Task) -> Extract | _Death:
+    assert task.future is not None
+    try:
+        extracted: Extract = task.future.result()
+    except WorkerHungError:
+        return _Death(reason=f"the decoder hung: killed after {task.timeout_seconds:.0f} s", timed_out=True)
+    except WorkerDiedError as exc:
+        reason = f"the decoder crashed: {ending_in_words(exc.exit_code)}"
+        return _Death(reason=reason, from_outside=exc.from_outside)
+    return extracted
+
+
+def _context() -> BaseContext:
+    """Return how workers start. Decord is not among what the server imports: each worker does so on first use."""
+    return worker_context(preload=["torch", "torchaudio", "av", "PIL.Image", "preprocess.clips.extract"])

@@ -1,0 +1,1 @@
+"""A small data set to try the program with."""

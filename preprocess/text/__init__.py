@@ -1,0 +1,1 @@
+"""Transcripts -> tokens, with what was said before them."""

@@ -1,0 +1,1 @@
+"""A split opened, and its samples in batches: from mapped files, or from a stream."""

@@ -1,0 +1,1 @@
+"""Shards written, finished, checked and made again."""
