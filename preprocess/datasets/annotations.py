@@ -1,13 +1,14 @@
 """What is read of a data set: utterances in a fixed order, and what is odd about the files around them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from preprocess.config import DatasetFormat
 from shards.schema import LabelSet
 
-__all__ = ["Dataset", "DatasetSplit", "Span", "Utterance"]
+__all__ = ["Dataset", "DatasetSplit", "Span", "Utterance", "by_turn", "numbered_by"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,29 @@ class Utterance:
     def part(self) -> Span | None:
         """The part of the clip's file that is the utterance; None for all of it."""
         return self.span if self.cut_by_span else None
+
+
+def by_turn(utterances: Iterable[Utterance]) -> tuple[Utterance, ...]:
+    """Put the rows of each dialogue of a split together, in the order of their turns.
+
+    Dialogues come in the order of their first rows, and rows of one turn in the order they were in. All that goes by
+    earlier utterances goes by this order: shards, loaders and models.
+    """
+    dialogues: dict[str, list[Utterance]] = {}
+    for row in utterances:
+        dialogues.setdefault(row.dialogue_id, []).append(row)
+    return tuple(row for rows in dialogues.values() for row in sorted(rows, key=lambda row: row.turn_index))
+
+
+def numbered_by(utterances: Iterable[Utterance], number: Callable[[Utterance], int]) -> tuple[Utterance, ...]:
+    """Give each row its turn, its place in its dialogue by a number of its own, and return the rows `by_turn`."""
+    ordered = by_turn(replace(row, turn_index=number(row)) for row in utterances)
+    turns: Counter[str] = Counter()
+    found = []
+    for row in ordered:
+        found.append(replace(row, turn_index=turns[row.dialogue_id]))
+        turns[row.dialogue_id] += 1
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Annotation files: CSV rows by the names of their columns, every row or none."""
 
+import codecs
 import csv
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -83,14 +84,48 @@ def _opened(path: Path, required: Collection[str]) -> "Iterator[csv.DictReader[s
         # newline="": only the csv module may end a row; str.splitlines also ends one at U+0085, which is in the texts.
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
+            if any("\0" in column for column in reader.fieldnames or ()):
+                raise _not_utf8(path)  # UTF-16 of plain letters is also valid UTF-8
             _check_columns(path, reader.fieldnames or (), required)
             yield reader
-    except UnicodeDecodeError as exc:
-        then = "convert it, for example with `iconv -f cp1252 -t utf-8`"
-        raise DatasetError(describe(f"is not UTF-8: {exc}", file=path, then=then)) from exc
+    except UnicodeError as exc:
+        raise _not_utf8(path) from exc
     except csv.Error as exc:
         line = reader.reader.line_num  # a DictReader's own is that of the row before
         raise DatasetError(describe(f"line {line}: {exc}", file=path, then="mend the row")) from exc
+
+
+_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}  # fmt: skip
+"""What a file begins with that says how it is encoded; UTF-16's little-endian mark begins UTF-32's as well."""
+
+
+def _not_utf8(path: Path) -> DatasetError:
+    """Return an error that names the encoding of a file where it can be told, else its first place that is no UTF-8."""
+    content = path.read_bytes()
+    name = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "")
+    if not name and b"\0" in content[:200]:
+        name = "utf-16le" if content[1:2] == b"\0" else "utf-16be"
+    if name:
+        what = f'is {name.upper()}, as Excel\'s "Unicode text" is, not UTF-8'
+        then = f'save it as "CSV UTF-8", or run `iconv -f {name.lower()} -t utf-8`'
+        return DatasetError(describe(what, file=path, then=then))
+    try:
+        content.decode()
+    except UnicodeDecodeError as exc:
+        line = content.count(b"\n", 0, exc.start) + 1
+        begin = max(content.rfind(b"\n", 0, exc.start) + 1, exc.start - 10)
+        around = content[begin : exc.start + 10].splitlines()[0]
+        what = f"is not UTF-8: line {line} has {around!r}"
+    else:
+        what = "is no text"
+    then = (
+        "save it as UTF-8 in the program that wrote it, or convert it from its encoding, "
+        "for example `iconv -f cp1252 -t utf-8` for Windows in Western Europe, `-f gb18030` for Chinese"
+    )
+    return DatasetError(describe(what, file=path, then=then))
 
 
 def _check_columns(path: Path, found: Sequence[str], required: Collection[str]) -> None:

@@ -6,13 +6,12 @@ links, `emorynlp_train_splits.zip` and so on.
 
 import ast
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from preprocess.datasets.annotations import Dataset, DatasetSplit, Span, Utterance
+from preprocess.datasets.annotations import Dataset, DatasetSplit, Span, Utterance, numbered_by
 from preprocess.datasets.csv_rows import Row, read_table, value_of, walk
 from preprocess.datasets.meld import normalise_text, parse_time
 from preprocess.errors import DatasetError
@@ -129,21 +128,19 @@ def _read_splits(root: Path, csvs: Mapping[str, Path], files: Mapping[str, _File
 
 
 def _read_rows(split: str, path: Path, clips: Mapping[str, str]) -> tuple[Utterance, ...]:
-    turns: Counter[str] = Counter()
     seen: set[str] = set()
 
     def parse(values: Row) -> Utterance:
-        row = _parse_row(split, values, turns, clips)
+        row = _parse_row(split, values, clips)
         if row.key in seen:
             raise ValueError(f"the row of {row.clip_name} comes twice")
         seen.add(row.key)
-        turns[row.dialogue_id] += 1
         return row
 
-    return tuple(read_table(path, COLUMNS, parse))
+    return numbered_by(read_table(path, COLUMNS, parse), lambda row: int(row.utterance_id))
 
 
-def _parse_row(split: str, values: Row, turns: Counter[str], clips: Mapping[str, str]) -> Utterance:
+def _parse_row(split: str, values: Row, clips: Mapping[str, str]) -> Utterance:
     value = partial(value_of, values)
     season, episode, scene, utterance = (
         _number(column, value(column)) for column in ("Season", "Episode", "Scene_ID", "Utterance_ID")
@@ -159,7 +156,7 @@ def _parse_row(split: str, values: Row, turns: Counter[str], clips: Mapping[str,
         split=split,
         dialogue_id=dialogue_id,
         utterance_id=str(utterance),
-        turn_index=turns[dialogue_id],
+        turn_index=0,
         speaker=_speaker(value("Speaker")),
         text=text,
         text_repaired=text != value("Utterance"),

@@ -2,13 +2,12 @@
 
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from preprocess.datasets.annotations import Dataset, DatasetSplit, Span, Utterance
+from preprocess.datasets.annotations import Dataset, DatasetSplit, Span, Utterance, numbered_by
 from preprocess.datasets.csv_rows import Row, read_table, value_of, walk
 from preprocess.errors import DatasetError
 from shards.errors import describe
@@ -164,7 +163,6 @@ def _read_split(root: Path, name: str, path: Path, folder: Path | None) -> Datas
     plain = {match[2]: file for file in files if (match := _CLIP.fullmatch(file)) and not match[1]}
     twins = {match[2]: file for file in files if (match := _CLIP.fullmatch(file)) and match[1]}
     utterances = []
-    turns: Counter[str] = Counter()
     for row in _read_rows(path):
         clip_name = f"dia{row.dialogue_id}_utt{row.utterance_id}.mp4"
         utterances.append(
@@ -173,7 +171,7 @@ def _read_split(root: Path, name: str, path: Path, folder: Path | None) -> Datas
                 split=name,
                 dialogue_id=row.dialogue_id,
                 utterance_id=row.utterance_id,
-                turn_index=turns[row.dialogue_id],
+                turn_index=0,
                 speaker=normalise_text(row.speaker),
                 text=normalise_text(row.text),
                 text_repaired=normalise_text(row.text) != row.text,
@@ -186,13 +184,12 @@ def _read_split(root: Path, name: str, path: Path, folder: Path | None) -> Datas
                 clip_name=prefix + clip_name,
             )
         )
-        turns[row.dialogue_id] += 1
     asked = {f"dia{utterance.dialogue_id}_utt{utterance.utterance_id}.mp4" for utterance in utterances}
     return DatasetSplit(
         name=name,
         csv=path.relative_to(root).as_posix(),
         clip_folder=prefix,
-        utterances=tuple(utterances),
+        utterances=numbered_by(utterances, lambda row: int(row.utterance_id)),
         num_files=len(files),
         orphan_clips=tuple(file for clip, file in plain.items() if clip not in asked),
         twins=tuple(twins.values()),

@@ -1,12 +1,14 @@
 """Anybody's own clips, listed in one CSV -> utterances. `docs/own-data.md` is the normative text."""
 
+import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from preprocess.datasets.annotations import Dataset, DatasetSplit, Span, Utterance
+from preprocess.datasets.annotations import Dataset, DatasetSplit, Span, Utterance, by_turn
 from preprocess.datasets.csv_rows import Row, read_columns, read_table, value_of
 from preprocess.datasets.meld import normalise_text
 from preprocess.errors import DatasetError
@@ -60,7 +62,7 @@ def read_own(root: Path) -> Dataset:
         return row
 
     rows = read_table(path, REQUIRED, parse)
-    found = {split: tuple(row for row in rows if row.split == split) for split in SPLITS}
+    found = {split: by_turn(row for row in rows if row.split == split) for split in SPLITS}
     return Dataset(
         root=path.parent,
         adapter="csv",
@@ -109,11 +111,36 @@ def _label_set(path: Path, task: str, labels: Sequence[str]) -> LabelSet:
     then = f"a task needs two labels or more; name the column _{task} if it is none"
     if len(names) < 2:
         raise DatasetError(describe(f"{task} is {names[0]!r} in every row", file=path, then=then))
+    if alike := _alike(labels):
+        what = f"{task} has labels that differ in case, spaces or the form of a number alone: {alike}"
+        then = "write them alike if they are one, or give them names that differ in more if they are not"
+        raise DatasetError(describe(what, file=path, then=then))
     if len(names) > max(MANY_LABELS, len(labels) / 2):
         what = f"{task} has {len(names)} labels in {len(labels)} rows, like {names[0]!r} and {names[1]!r}"
         then = f"put numbers into classes first; name the column _{task} if it is no task"
         raise DatasetError(describe(what, file=path, then=then))
     return LabelSet(task=task, names=names)
+
+
+def _alike(labels: Sequence[str]) -> str:
+    """Return labels that are hardly two classes, with their rows: `'joy' (12 rows) and 'Joy' (1 row)`; or nothing."""
+    counts = Counter(labels)
+    spellings: dict[str, list[str]] = {}
+    for name in sorted(counts):
+        spellings.setdefault(_plain(name), []).append(name)
+    return "; ".join(
+        " and ".join(f"{name!r} ({counts[name]} row{'s' * (counts[name] > 1)})" for name in names)
+        for names in spellings.values()
+        if len(names) > 1
+    )
+
+
+def _plain(label: str) -> str:
+    """Return what a label has in common with its other spellings: `Very  Happy`, `very_happy` -> `very happy`."""
+    try:
+        return str(float(label))
+    except ValueError:
+        return " ".join(re.split(r"[\s_-]+", unicodedata.normalize("NFKC", label).casefold().strip()))
 
 
 def _parse_row(root: Path, values: Row, tasks: tuple[str, ...], turns: Counter[str]) -> Utterance:
@@ -128,7 +155,7 @@ def _parse_row(root: Path, values: Row, tasks: tuple[str, ...], turns: Counter[s
     labels = {task: value(task).strip() for task in tasks}
     if empty := [task for task, label in labels.items() if not label]:
         raise ValueError(f"{', '.join(empty)} is empty: every row needs its label")
-    clip_name = _clip_name(value("path"))
+    clip_name = _clip_name(root, value("path"))
     text = normalise_text(value("text"))
     dialogue_id = optional("dialogue") or value("id")
     return Utterance(
@@ -141,7 +168,7 @@ def _parse_row(root: Path, values: Row, tasks: tuple[str, ...], turns: Counter[s
         text=text,
         text_repaired=text != value("text"),
         labels=labels,
-        clip=clip_name if _is_file(root / clip_name) else "",
+        clip=_found(root, clip_name),
         clip_name=clip_name,
         span=(span := _span(optional("start"), optional("end"))),
         cut_by_span=span is not None,
@@ -158,11 +185,37 @@ def _key(split: str, text: str) -> str:
     return f"{split}-{text}"
 
 
-def _clip_name(text: str) -> str:
+def _clip_name(root: Path, text: str) -> str:
     path = PurePosixPath(text)
-    if path.is_absolute() or ".." in path.parts or not path.parts:
+    relative = f"paths are relative to the CSV's folder, {root}"
+    if PureWindowsPath(text).drive:
+        raise ValueError(f"path {text!r} is one of Windows: {relative}, with forward slashes")
+    if path.is_absolute():
+        raise ValueError(f"path {text!r} is absolute: {relative}")
+    if ".." in path.parts or not path.parts:
         raise ValueError(f"path must be that of a file below the CSV's folder, got {text!r}")
+    if "\\" in text and not _is_file(root / path):
+        raise ValueError(f"path {text!r} has backslashes, and there is no such file: write forward slashes")
     return path.as_posix()
+
+
+def _found(root: Path, name: str) -> str:
+    """Return the path of a file below a folder as the disk has it, empty if there is none.
+
+    A name may have its accents as characters of their own, as macOS writes them, where the CSV has them composed, or
+    the other way round: to a reader both are the same (https://unicode.org/reports/tr15/).
+    """
+    if name.isascii() or _is_file(root / name):
+        return name if _is_file(root / name) else ""
+    folder = root
+    for part in PurePosixPath(name).parts:
+        plain = unicodedata.normalize("NFC", part)
+        try:
+            names = sorted(entry.name for entry in os.scandir(folder))
+        except OSError:  # no folder, or one that may not be read
+            return ""
+        folder /= next((found for found in names if unicodedata.normalize("NFC", found) == plain), part)
+    return folder.relative_to(root).as_posix() if _is_file(folder) else ""
 
 
 def _is_file(path: Path) -> bool:

@@ -123,10 +123,11 @@ def test_files_that_are_no_rows_clip_are_named_by_the_split_of_their_folder(tmp_
     assert [split.num_files for split in found.values()] == [5, 3]
 
 
-def test_turns_count_the_rows_of_a_scene_whatever_their_ids(tmp_path: Path) -> None:
-    places = [(6, 1), (6, 2), (7, 1), (6, 8), (7, 5)]
+def test_turns_count_the_rows_of_a_scene_by_their_ids(tmp_path: Path) -> None:
+    places = [(6, 8), (6, 2), (7, 1), (6, 1), (7, 5)]
     write_split(tmp_path, *(emorynlp_row(utterance, Scene_ID=str(scene)) for scene, utterance in places))
-    assert [row.turn_index for row in splits_of(tmp_path)["train"].utterances] == [0, 1, 0, 2, 1]
+    rows = splits_of(tmp_path)["train"].utterances
+    assert [(row.utterance_id, row.turn_index) for row in rows] == [("1", 0), ("2", 1), ("8", 2), ("1", 0), ("5", 1)]
 
 
 def test_scenes_of_one_number_in_two_episodes_are_two_dialogues(tmp_path: Path) -> None:

@@ -235,13 +235,19 @@ def test_the_annotated_length_is_end_minus_start_to_the_millisecond(tmp_path: Pa
     assert only_split(tmp_path).utterances[0].annotated_seconds == 2.105
 
 
-def test_turns_count_the_rows_of_a_dialogue_whatever_its_ids(tmp_path: Path) -> None:
-    ids = [(57, 1), (57, 3), (4, 0), (57, 10), (4, 2)]
+def test_turns_count_the_rows_of_a_dialogue_by_their_ids_however_they_are_sorted(tmp_path: Path) -> None:
+    ids = [(57, 1), (57, 10), (4, 2), (57, 3), (4, 0)]
     write_split(tmp_path, [Row(dialogue_id=dialogue, utterance_id=utterance) for dialogue, utterance in ids])
     rows = only_split(tmp_path).utterances
-    assert [(int(row.dialogue_id), int(row.utterance_id)) for row in rows] == ids
-    assert [row.turn_index for row in rows] == [0, 1, 0, 2, 1]
-    assert rows[3].key == "train-dia57-utt10"
+    assert [(int(row.dialogue_id), int(row.utterance_id)) for row in rows] == [
+        (57, 1),
+        (57, 3),
+        (57, 10),
+        (4, 0),
+        (4, 2),
+    ]
+    assert [row.turn_index for row in rows] == [0, 1, 2, 0, 1]
+    assert rows[2].key == "train-dia57-utt10"
 
 
 def test_a_repeated_serial_number_is_no_trouble(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -158,10 +160,71 @@ def test_files_are_counted_once_however_many_rows_cut_them(tmp_path: Path) -> No
     assert [split.num_files for split in read_own(write_table(tmp_path / "utterances.csv", rows)).splits] == [1]
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../other/a.mp4", "clips/../../a.mp4", "", ".", "./"])
+@pytest.mark.parametrize("path", ["../other/a.mp4", "clips/../../a.mp4", "", ".", "./"])
 def test_a_path_that_is_not_below_the_folder_is_refused(tmp_path: Path, path: str) -> None:
     message = refusal(write_table(tmp_path / "utterances.csv", [*own_rows(2), own_row(2, path=path)]))
     assert f"line 4: path must be that of a file below the CSV's folder, got {path!r}" in message
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/etc/passwd", "is absolute: paths are relative to the CSV's folder"),
+        (r"C:\clips\a.mp4", "is one of Windows: paths are relative to the CSV's folder"),
+        (r"\\server\clips\a.mp4", "is one of Windows"),
+        (r"clips\a.mp4", "has backslashes, and there is no such file: write forward slashes"),
+    ],
+)
+def test_a_path_of_another_kind_is_told_as_such(tmp_path: Path, path: str, words: str) -> None:
+    message = refusal(write_table(tmp_path / "utterances.csv", [*own_rows(2), own_row(2, path=path)]))
+    assert f"line 4: path {path!r} {words}" in message
+
+
+def test_a_file_with_a_backslash_in_its_name_is_found(tmp_path: Path) -> None:
+    touch(tmp_path, r"a\b.mp4")
+    assert read_rows(tmp_path, own_rows(2, path=r"a\b.mp4"))[0].clip == r"a\b.mp4"
+
+
+@pytest.mark.parametrize("there", ["NFC", "NFD"])
+@pytest.mark.parametrize("asked", ["NFC", "NFD"])
+def test_composed_and_decomposed_names_find_each_other(
+    tmp_path: Path, there: Literal["NFC", "NFD"], asked: Literal["NFC", "NFD"]
+) -> None:
+    name = "Zoë/ép01.mp4"
+    touch(tmp_path, unicodedata.normalize(there, name))
+    row, _ = read_rows(tmp_path, own_rows(2, path=unicodedata.normalize(asked, name)))
+    assert row.clip == unicodedata.normalize(there, name)
+    assert (tmp_path / row.clip).is_file()
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (("joy", "Joy", "sad"), "'Joy' (1 row) and 'joy' (1 row)"),
+        (("very happy", "very_happy", "sad"), "'very happy' (1 row) and 'very_happy' (1 row)"),
+        (("1", "1.0", "2"), "'1' (1 row) and '1.0' (1 row)"),
+        (("joy", "sad", "joy"), ""),
+        (("1", "10", "2"), ""),
+        (("c++", "c", "c#"), ""),
+    ],
+)
+def test_labels_that_are_hardly_two_classes_are_refused(tmp_path: Path, labels: tuple[str, ...], words: str) -> None:
+    path = write_table(tmp_path / "utterances.csv", [own_row(i, laughter=name) for i, name in enumerate(labels)])
+    if words:
+        assert words in refusal(path)
+    else:
+        assert len(utterances(path)) == 3
+
+
+@given(st.permutations(range(12)))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=20)
+def test_turns_decide_the_order_of_a_dialogue_however_rows_are_sorted(tmp_path: Path, order: list[int]) -> None:
+    rows = [own_row(i, dialogue="d" if i < 8 else "e", turn=str(i)) for i in order]
+    found = read_rows(tmp_path, rows)
+    for dialogue in ("d", "e"):
+        turns = [row.turn_index for row in found if row.dialogue_id == dialogue]
+        assert turns == sorted(turns)
+    assert len({row.dialogue_id for row in found[: sum(row.dialogue_id == found[0].dialogue_id for row in found)]}) == 1
 
 
 def test_a_path_that_no_disk_can_have_is_refused_with_its_line(tmp_path: Path) -> None:
@@ -212,7 +275,7 @@ def test_without_a_turn_column_rows_of_a_dialogue_are_counted_in_each_split(tmp_
     places = [("train", "a"), ("train", "b"), ("train", "a"), ("test", "a"), ("train", "a")]
     rows = [own_row(i, split=split, dialogue=dialogue) for i, (split, dialogue) in enumerate(places)]
     assert [(row.utterance_id, row.turn_index) for row in read_rows(tmp_path, rows)] == [
-        ("u0", 0), ("u1", 0), ("u2", 1), ("u4", 2), ("u3", 0),
+        ("u0", 0), ("u2", 1), ("u4", 2), ("u1", 0), ("u3", 0),
     ]  # fmt: skip
 
 
