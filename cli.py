@@ -3,6 +3,7 @@
 import errno
 import logging
 import sys
+from contextlib import suppress
 
 import typer
 from rich.markup import escape
@@ -80,5 +81,9 @@ class _LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line on standard error."""
+        with suppress(OSError):  # a terminal that was closed: the run it speaks of is to be saved all the same
+            self._print(record)
+
+    def _print(self, record: logging.LogRecord) -> None:
         level = f"[yellow]{record.levelname.lower()}:[/] " if record.levelno >= logging.WARNING else ""
         stderr.print(f"{level}{escape(self.format(record))}", highlight=False, soft_wrap=True)

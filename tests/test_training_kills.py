@@ -1,7 +1,12 @@
 """Training by the real command, killed and signalled at any moment: what is resumed ends as what was never stopped."""
 
+import fcntl
+import os
+import pty
 import random
 import signal
+import subprocess
+import termios
 import time
 from pathlib import Path
 
@@ -10,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from mmsent.runs.checkpoint import checkpoint_paths
-from tests.support.commands import left_alive, mmsent, start_mmsent
+from tests.support.commands import COMMAND, environment, left_alive, mmsent, start_mmsent
 from tests.support.samples import make_sample, make_spec, write_split
 
 SMALL = make_spec(num_frames=2, size=16, num_mels=8, num_hops=24)
@@ -71,7 +76,7 @@ def test_a_run_killed_and_signalled_again_and_again_ends_as_one_never_stopped(sm
         while process.poll() is None and len(list(run.glob("tensorboard/*"))) <= number:
             time.sleep(0.002)  # until it trains
         time.sleep(rng.uniform(0, 0.5))  # in the first batch, a step, a save, an evaluation
-        signum = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[number % 3]
+        signum = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)[number % 5]
         process.send_signal(signum)
         said, _ = process.communicate(timeout=30)
         assert process.returncode in (0, -signum if signum == signal.SIGKILL else 128 + signum), said
@@ -102,6 +107,26 @@ def test_a_signal_in_the_middle_of_a_long_first_step_saves_within_seconds(
     assert time.monotonic() - began < 15
     assert process.returncode == 128 + signum
     assert "--resume" in said
+    assert [path.name for path in checkpoint_paths(run)] == ["step-00000000.safetensors"]
+    assert left_alive(process.pid) == []
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_closed_costs_no_step(large: Path, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    run = tmp_path / "run"
+    arguments = ("train", "--shards", large, *OPTIONS, "--batch-size", "16", "--out", run, "--epochs", "1")
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], stdin=theirs, stdout=theirs, stderr=theirs, env=environment(),
+        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(theirs)
+    while not (run / "run.json").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(2)
+    os.close(ours)  # the kernel sends SIGHUP, and whatever is printed from now on fails
+    assert process.wait(timeout=60) != 0
     assert [path.name for path in checkpoint_paths(run)] == ["step-00000000.safetensors"]
     assert left_alive(process.pid) == []
 

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM at any moment: save where the run stands, then end.
+"""SIGINT, SIGTERM, SIGHUP or SIGUSR1 at any moment: save where the run stands, then end.
 
 Note [Signals in native code]: Python runs a signal's handler between two instructions of the main thread. A backward
 pass on a CPU is one call of half a minute, and so are a compilation, a kernel launch that waits, or a read from a slow
@@ -14,11 +14,16 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 
 __all__ = ["SignalWatch"]
 
 _LOG = logging.getLogger(__name__)
+
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
+"""Ctrl-C; the end of a job; a terminal that is closed, or a connection that is lost; SLURM's usual warning before the
+end of a job (`sbatch --signal=USR1@60`). Windows has the first two."""
 
 _GRACE_SECONDS = 3.0
 """In which the main thread may come to an orderly end after the save."""
@@ -31,9 +36,10 @@ _SAME_SECONDS = 1.0
 
 
 class SignalWatch:
-    """While it is entered, a first SIGINT or SIGTERM saves and asks the main thread to end; a second SIGINT quits.
+    """While it is entered, a first signal saves and asks the main thread to end; a second SIGINT quits.
 
-    A second SIGTERM is not heeded: launchers send it to what is left as soon as one process has ended.
+    Another second signal is not heeded: launchers send SIGTERM to what is left as soon as one process has ended. One
+    that is ignored when it begins stays ignored: `nohup` asks for that.
 
     Where the main thread does not come to an end in time, the process is ended once the save is done. Outside of the
     main thread, where Python allows no handlers, nothing is watched.
@@ -70,8 +76,9 @@ class SignalWatch:
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._old_descriptor = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._handlers[number] = signal.signal(number, _leave_to_thread)
+        for number in _SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._handlers[number] = signal.signal(number, _leave_to_thread)
         self._start(self._watch, "signals")
         return self
 
@@ -112,7 +119,7 @@ class SignalWatch:
                     self._signum = number
                     self._start(self._act, "save")
                 elif number == signal.SIGINT and time.monotonic() - first >= self._same_seconds:
-                    self._on_exit("stopped at once, without this save; what was saved before is there for --resume")
+                    self._say("stopped at once, without this save; what was saved before is there for --resume")
                     os._exit(128 + number)
 
     def _act(self) -> None:
@@ -127,10 +134,15 @@ class SignalWatch:
         if self._left.wait(_PATIENCE_SECONDS if self._save is None else _GRACE_SECONDS):
             return
         if self._failure is None:
-            self._on_exit(f"stopped by {name} in the middle of a step; go on with --resume")
+            self._say(f"stopped by {name} in the middle of a step; go on with --resume")
             os._exit(128 + self._signum)
-        self._on_exit(f"error: {self._failure}")
+        self._say(f"error: {self._failure}")
         os._exit(1)
+
+    def _say(self, line: str) -> None:
+        """Tell the user why the process ends, if there is still a terminal to tell it on."""
+        with suppress(OSError):
+            self._on_exit(line)
 
 
 def _leave_to_thread(_: int, __: FrameType | None) -> None:

@@ -26,8 +26,17 @@ def send(signum: int) -> None:
 RARELY = replace(CONFIG, checkpoint_steps=1000)  # so that nothing but the signal saves within an epoch
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("stop_at", [(0, 1), (0, 2), (1, 1), (2, 2)])
+@pytest.mark.parametrize(
+    ("stop_at", "signum"),
+    [
+        ((0, 1), signal.SIGTERM),
+        ((0, 2), signal.SIGINT),
+        ((1, 1), signal.SIGHUP),
+        ((2, 2), signal.SIGUSR1),
+        ((0, 1), signal.SIGINT),
+        ((2, 2), signal.SIGTERM),
+    ],
+)
 def test_a_run_that_a_signal_ended_at_any_step_and_resumed_ends_as_one_never_stopped(
     shards: Path, tmp_path: Path, stop_at: tuple[int, int], signum: int
 ) -> None:
@@ -42,6 +51,15 @@ def test_a_run_that_a_signal_ended_at_any_step_and_resumed_ends_as_one_never_sto
     assert stopped.num_steps < 9
     assert run(shards, tmp_path / "stopped", config=RARELY, resume=True).signum == 0
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_signal_that_is_ignored_stays_ignored(shards: Path, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` leaves it
+    try:
+        assert run(shards, tmp_path / "run", config=RARELY, on_step=lambda info: send(signal.SIGHUP)).signum == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_run_that_a_signal_ended_in_evaluation_goes_on_with_it(shards: Path, tmp_path: Path) -> None:
