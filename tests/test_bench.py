@@ -115,7 +115,7 @@ def test_a_model_that_cannot_be_built_is_tried_once(
         built.append(config)
         return new_model(split, config, train_config)
 
-    monkeypatch.setattr("mmsent.bench.cases.new_model", count)
+    monkeypatch.setattr("mmsent.bench.train_bench.new_model", count)
     model_config = ModelConfig(text_encoder="scratch", video_weights=str(tmp_path / "no.pth"))
     ways = train_ways(Split(shards / "train"), model_config=model_config, train_config=TrainConfig(), seconds=0.1)
     alone, fed = measure(ways, rounds=2)
