@@ -170,14 +170,15 @@ def load_saved_tokenizer(directory: Path, spec: TextSpec) -> TextTokenizer:
     Raises:
         TokenizerError: if it is not there, cannot be read, or is not the one of the spec.
     """
+    from tokenizers import Tokenizer
+
     path = directory / "tokenizer.json"
     then = "run `mmsent preprocess` as before, which writes it again"
     try:
         serialised = path.read_text("utf-8")
-        pad_token = next(
-            token for token, number in json.loads(serialised)["model"]["vocab"].items() if number == spec.pad_id
-        )
-        tokenizer = TextTokenizer(serialised, name=spec.tokenizer, pad_token=pad_token)
+        # Not from the vocabulary in the file: a Unigram model has a list, and the token may stand among those added.
+        pad_token = Tokenizer.from_str(serialised).id_to_token(spec.pad_id)
+        tokenizer = TextTokenizer(serialised, name=spec.tokenizer, pad_token=pad_token or "")
     except Exception as exc:  # the library raises bare Exceptions about a tokenizer.json
         raise TokenizerError(describe(f"the shards' tokenizer cannot be read: {exc}", file=path, then=then)) from exc
     if tokenizer.sha256 != spec.tokenizer_sha256:

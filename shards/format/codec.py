@@ -146,7 +146,8 @@ def encode_sample(sample: Sample, *, spec: FeatureSpec, label_sets: Sequence[Lab
     """Return the payload of each of `members`, in that order.
 
     Raises:
-        ValueError: if an array does not have the shape and dtype of `spec`, or a label is not in `label_sets`.
+        ValueError: if an array does not have the shape and dtype of `spec` or holds what is no finite number, or a
+            label is not in `label_sets`.
     """
     if sample.features.keys() != spec.encoded.keys():
         has, needs = ([*names] or "none" for names in (sample.features, spec.encoded))
@@ -164,6 +165,9 @@ def encode_sample(sample: Sample, *, spec: FeatureSpec, label_sets: Sequence[Lab
             raise ValueError(
                 f"{sample.meta.key}: {what} must be {member.shape} {member.dtype}, got {array.shape} {array.dtype}"
             )
+        elif array.dtype.kind == "f" and not np.isfinite(array).all():
+            num_bad = int((~np.isfinite(array)).sum())
+            raise ValueError(f"{sample.meta.key}: {what} holds {num_bad:,} values that are no finite numbers")
         payloads[member.extension] = member.header + np.ascontiguousarray(array).tobytes()
     payloads["json"] = canonical_json(_meta_to_json(sample.meta, label_sets))
     return payloads

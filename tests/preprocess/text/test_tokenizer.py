@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from preprocess.errors import TokenizerError
-from preprocess.text.tokenizer import TextTokenizer, Tokens, learn_tokenizer, load_tokenizer
+from preprocess.text.tokenizer import TextTokenizer, Tokens, learn_tokenizer, load_saved_tokenizer, load_tokenizer
 from shards.schema import SCRATCH
 
 ROOT = Path(__file__).parents[3]
@@ -329,3 +329,37 @@ except TokenizerError as exc:
     assert f"the tokenizer of {name!r} is neither a folder here nor to be had from the Hugging Face hub" in done.stdout
     assert f"hf download {name}" in done.stdout
     assert "--text-encoder scratch" in done.stdout
+
+
+def write_unigram(directory: Path, *, added: bool) -> Path:
+    """Write a folder of a Unigram tokenizer as XLM-R's or T5's, its special tokens in the vocabulary or beside it."""
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    letters = [(f"{mark}{letter}", -3.0) for letter in "abcdefghijklmnopqrstuvwxyz" for mark in ("", "\u2581")]
+    vocabulary = [*((token, 0.0) for token in special), *letters] if not added else [("<unk>", 0.0), *letters]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=0 if added else 3))
+    tokenizer.add_special_tokens(special)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    ids = [(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=ids
+    )
+    directory.mkdir()
+    tokenizer.save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<pad>"}), "utf-8")
+    return directory
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_a_unigram_tokenizer_is_found_again_beside_the_shards(tmp_path: Path, added: bool) -> None:
+    tokenizer = load_tokenizer(str(write_unigram(tmp_path / "xlmr", added=added)))
+    spec = tokenizer.spec(max_tokens=16, context_utterances=1)
+    tokenizer.save(tmp_path / "shards")
+    again = load_saved_tokenizer(tmp_path / "shards", spec)
+    before = ("so it goes",)
+    for found, expected in zip(
+        (again.encode(text, before=before, max_tokens=16) for text in ("hello you", "", "a" * 40)),
+        (tokenizer.encode(text, before=before, max_tokens=16) for text in ("hello you", "", "a" * 40)),
+        strict=True,
+    ):
+        assert found.ids.tolist() == expected.ids.tolist()
+        assert lengths(found) == lengths(expected)

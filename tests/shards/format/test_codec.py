@@ -77,12 +77,13 @@ def encode(sample: Sample) -> dict[str, bytes]:
 
 
 def random_arrays(meta: SampleMeta, seed: int) -> Sample:
-    """Give metadata arrays of random bytes: every bit pattern of float16 may come, NaN included."""
+    """Give metadata arrays of random bytes: every bit pattern of a finite float16 may come."""
     rng = np.random.default_rng(seed)
     arrays: dict[str, Any] = {
         RAW_ARRAYS[name]: np.frombuffer(rng.bytes(member.num_bytes), member.dtype).reshape(member.shape)
         for name, member in array_members(SPEC).items()
     }
+    arrays["logmel"] = np.where(np.isfinite(arrays["logmel"]), arrays["logmel"], np.float16(-0.0))
     return Sample(meta=meta, **arrays)
 
 
@@ -299,3 +300,12 @@ def test_metadata_with_a_key_outside_the_grammar_is_refused() -> None:
     fields = json.loads(encode(make_sample(0))["json"])
     with pytest.raises(ShardCorruptError, match=r"a\.b"):
         decode_meta(json.dumps({**fields, "key": "a.b"}).encode(), where="here")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_finite_number_is_refused_by_key_and_array(value: float) -> None:
+    sample = make_sample(3, spec=SPEC)
+    logmel = sample.logmel.copy()
+    logmel[1, :2] = value
+    with pytest.raises(ValueError, match=f"{sample.meta.key}: logmel holds 2 values that are no finite numbers"):
+        encode_sample(replace(sample, logmel=logmel), spec=SPEC, label_sets=MELD_LABELS)

@@ -246,3 +246,17 @@ def test_a_key_in_two_shards_is_a_problem(tmp_path: Path) -> None:
     assert_one_problem(
         verify_split(tmp_path / "train"), file="train-00001.tar", what="train-dia0-utt0 is also in train-00000.tar"
     )
+
+
+def test_a_value_that_is_no_number_is_named_with_its_sample(directory: Path) -> None:
+    shard = directory / read_index(directory).shards[0].name
+    content = bytearray(shard.read_bytes())
+    sample = make_sample(0)
+    place = content.index(sample.logmel.tobytes())
+    content[place : place + 2] = np.array(np.nan, "<f2").tobytes()
+    shard.write_bytes(content)
+    seal(directory, 0)
+    assert any(
+        f"{sample.meta.key}: logmel holds 1 values that are no finite numbers" in problem.what
+        for problem in verify_split(directory).problems
+    )
