@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from mmsent.evaluation.label_fonts import label_texts
 from mmsent.evaluation.metrics import TaskScore
 from mmsent.runs.history import EpochResult
 
@@ -16,14 +18,16 @@ def plot_confusion(score: TaskScore, path: Path) -> None:
     """Draw the confusion matrix of one task: counts in the cells, colour by the share of the true class."""
     counts = np.array(score.confusion)  # (K, K)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = [item.name for item in score.classes]
-    size = 1.8 + 0.75 * len(names)
+    labels = label_texts([item.name for item in score.classes])
+    size = 1.8 + 0.75 * len(labels.texts)
     figure = Figure(figsize=(size + 0.8, size), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     # Labels are anybody's own text: a $ in one is a dollar, not the beginning of a formula.
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", parse_math=False)
-    axes.set_yticks(range(len(names)), [f"{item.name} ({item.support})" for item in score.classes], parse_math=False)
+    true = [f"{text} ({item.support})" for text, item in zip(labels.texts, score.classes, strict=True)]
+    plain: dict[str, Any] = {"parse_math": False, "fontfamily": labels.families}
+    axes.set_xticks(range(len(true)), labels.texts, rotation=45, ha="right", **plain)
+    axes.set_yticks(range(len(true)), true, **plain)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true (samples)")
     axes.set_title(f"{score.task}: weighted F1 {score.weighted_f1:.3f}, baseline {score.baseline.weighted_f1:.3f}")
