@@ -73,6 +73,15 @@ class LabelSet:
             raise ValueError(f"{self.task} has no label {name!r}, only {', '.join(self.names)}")
         return self.names.index(name)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {"task": self.task, "names": list(self.names)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "LabelSet":
+        """Rebuild a label set; `KeyError`, `TypeError` or `ValueError` if the values are not those of one."""
+        return cls(task=value["task"], names=tuple(value["names"]))
+
 
 EMOTION = LabelSet(task="emotion", names=("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise"))
 SENTIMENT = LabelSet(task="sentiment", names=("negative", "neutral", "positive"))

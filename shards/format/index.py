@@ -100,7 +100,7 @@ def parse_index(raw: bytes, *, path: str) -> Index:
         index = Index(
             split=value["split"],
             spec=FeatureSpec.from_json(value["spec"]),
-            label_sets=tuple(LabelSet(task=item["task"], names=tuple(item["names"])) for item in value["label_sets"]),
+            label_sets=tuple(map(LabelSet.from_json, value["label_sets"])),
             shards=tuple(ShardInfo(**item) for item in value["shards"]),
             samples_sha256=value["samples_sha256"],
         )
@@ -121,7 +121,7 @@ def _index_bytes(index: Index) -> bytes:
         "format_version": FORMAT_VERSION,
         "split": index.split,
         "num_samples": index.num_samples,
-        "label_sets": [{"task": labels.task, "names": list(labels.names)} for labels in index.label_sets],
+        "label_sets": [labels.to_json() for labels in index.label_sets],
         "spec": index.spec.to_json(),
         "shards": [asdict(shard) for shard in index.shards],
         "samples_sha256": index.samples_sha256,
