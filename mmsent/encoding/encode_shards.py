@@ -6,9 +6,7 @@ Shape letters: n samples of a shard, R rows of a batch, W width of an encoder's 
 """
 
 import hashlib
-import json
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,27 +16,21 @@ import numpy as np
 from mmsent.compute.precision import ResolvedPrecision, choose_device, resolve_precision
 from mmsent.config import Precision
 from mmsent.encoding.frozen_encoders import FrozenEncoders, Pretrained, Run
-from shards.errors import ShardError, SpecMismatchError, describe
-from shards.files import publish, sweep
+from shards.errors import SpecMismatchError, describe
 from shards.format.codec import RAW_DTYPES
 from shards.format.index import INDEX_NAME, ShardInfo, remove_index
-from shards.lock import locked
 from shards.reading.split import Split
 from shards.schema import RAW_ARRAYS, LabelSet, Sample, canonical_json
 from shards.spec import FeatureSpec
 from shards.splits import split_sources
 from shards.storage.cache import ShardCache
 from shards.writing.finish import finish_split
-from shards.writing.shard_writer import Origin, read_record, record_path, rows_path, write_shard
+from shards.writing.output_folder import OutputFolder, kept_shard, remove_stale_shards
+from shards.writing.shard_writer import Origin, write_shard
 
-__all__ = ["CLAIM_NAME", "EncodeResult", "encode_shards"]
+__all__ = ["MANIFEST_NAME", "EncodeResult", "encode_shards"]
 
-_LOG = logging.getLogger(__name__)
-
-CLAIM_NAME = "encode.json"
-"""With what the shards of a folder are made: bookkeeping, no part of the format."""
-
-_REMEDY = "choose another --out, ask for the same, or make all of it again with `--remake`"
+MANIFEST_NAME = "encode.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,20 +94,16 @@ def encode_shards(
             raise SpecMismatchError(describe(what, file=other.source.location, then="make all with the same options"))
     device = choose_device()
     encoder = FrozenEncoders.of(encoders, first, device=device, precision=resolve_precision(precision, device))
-    claim = _Claim(spec=encoder.spec(first.spec), label_sets=first.label_sets)
-    _check_claim(out, claim, remake=remake)
-    out.mkdir(parents=True, exist_ok=True)
+    manifest = _Manifest(spec=encoder.spec(first.spec), label_sets=first.label_sets)
+    folder = OutputFolder(path=out, manifest_name=MANIFEST_NAME, command="mmsent encode", parse=_Manifest.from_json)
     made: list[_SplitResult] = []
-    with locked(out):
-        _check_claim(out, claim, remake=remake)  # once more: another run may have been here before the lock was ours
-        sweep(out)
-        publish(out / CLAIM_NAME, canonical_json(claim.to_json()))
+    with folder.claimed(manifest, remake=remake):
         for name, split in splits.items():
             spec = encoder.spec(split.spec)
             work = _SplitWork(split, out / name, spec=spec, encoder=encoder, batch_size=batch_size)
             made.append(work.run(lambda done, name=name, split=split: on_progress(name, done, len(split))))  # type: ignore[misc]
     return EncodeResult(
-        spec=claim.spec,
+        spec=manifest.spec,
         num_shards_made=sum(result.num_shards_made for result in made),
         num_shards_kept=sum(len(result.shards) - result.num_shards_made for result in made),
         num_samples=sum(map(len, splits.values())),
@@ -153,7 +141,7 @@ class _SplitWork:
         on_progress(done)
         for number, raw in enumerate(self._split.index.shards):
             path = self._directory / raw.name
-            shard = self._kept(path, raw)
+            shard = kept_shard(path, inputs_sha256=self._inputs_sha256(raw))
             if shard is None:
                 if (self._directory / INDEX_NAME).is_file():
                     remove_index(self._directory)  # no index may lie beside shards that are not its own
@@ -170,13 +158,8 @@ class _SplitWork:
             label_sets=self._split.label_sets,
             shards=shards,
         )
-        self._remove_others({shard.name for shard in shards})
+        remove_stale_shards(self._directory, split=self._split.index.split, shards=shards)
         return _SplitResult(shards=tuple(shards), num_shards_made=num_made, num_samples_encoded=num_encoded)
-
-    def _kept(self, path: Path, raw: ShardInfo) -> ShardInfo | None:
-        """Return what is recorded of a shard that need not be made again."""
-        record = read_record(path)
-        return record[0] if record is not None and record[0].inputs_sha256 == self._inputs_sha256(raw) else None
 
     def _make(self, path: Path, number: int, raw: ShardInfo) -> ShardInfo:
         stop = int(self._split.shard_ends[number])
@@ -205,62 +188,36 @@ class _SplitWork:
         label_sets = [[labels.task, labels.names] for labels in self._split.label_sets]
         return hashlib.sha256(canonical_json([raw.sha256, self._spec.fingerprints(), label_sets])).hexdigest()
 
-    def _remove_others(self, names: set[str]) -> None:
-        """Remove shards that earlier runs made and that are no longer of the split."""
-        for path in sorted(self._directory.glob("*.tar")):
-            if path.name not in names and record_path(path).is_file():
-                for file in (path, rows_path(path), record_path(path)):
-                    file.unlink(missing_ok=True)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Claim:
-    """With what the shards of a folder are made."""
+class _Manifest:
+    """How the shards of a folder are made."""
 
     spec: FeatureSpec
     label_sets: tuple[LabelSet, ...]
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        label_sets = [{"task": labels.task, "names": list(labels.names)} for labels in self.label_sets]
-        return {"label_sets": label_sets, "spec": self.spec.to_json()}
+        return {"label_sets": [labels.to_json() for labels in self.label_sets], "spec": self.spec.to_json()}
 
-    def differences(self, other: "_Claim") -> list[str]:
-        """List in what two claims disagree, in words: ours against the other's."""
-        found = [str(item) for item in self.spec.differences(other.spec, provenance=True)]
-        if self.label_sets != other.label_sets:
-            found.append(f"label_sets: {_words(self.label_sets)} against {_words(other.label_sets)}")
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "_Manifest":
+        """Rebuild a manifest; raises what `OutputFolder.parse` may."""
+        label_sets = tuple(map(LabelSet.from_json, value["label_sets"]))
+        return cls(spec=FeatureSpec.from_json(value["spec"]), label_sets=label_sets)
+
+    def differences(self, asked: "_Manifest") -> list[str]:
+        """Name what was made in another way than is asked for, in words: there against asked."""
+        found = [str(item) for item in self.spec.differences(asked.spec, provenance=True)]
+        if self.label_sets != asked.label_sets:
+            found.append(f"label_sets: {_words(self.label_sets)} against {_words(asked.label_sets)}")
         return found
+
+    def refusal(self, differences: Sequence[str]) -> str:
+        """Refuse whatever differs: it is all made again."""
+        what = "the shards there were made in another way (there against asked): "
+        return what + "; ".join(differences) if differences else ""
 
 
 def _words(label_sets: Sequence[LabelSet]) -> str:
     return "; ".join(f"{labels.task} {', '.join(labels.names)}" for labels in label_sets)
-
-
-def _check_claim(out: Path, claim: _Claim, *, remake: bool) -> None:
-    """Make sure that a folder is ours to write.
-
-    Raises:
-        SpecMismatchError: if its shards were made in another way and `remake` does not say that this is all right.
-        ShardError: if it holds something else.
-    """
-    path = out / CLAIM_NAME
-    if path.is_file():
-        try:
-            value = json.loads(path.read_bytes())
-            label_sets = tuple(LabelSet(task=one["task"], names=tuple(one["names"])) for one in value["label_sets"])
-            there = _Claim(spec=FeatureSpec.from_json(value["spec"]), label_sets=label_sets)
-        except (ValueError, TypeError, KeyError, ShardError) as exc:
-            what, then = f"how the shards were made cannot be read: {exc}", f"choose another --out, or delete {out}"
-            raise ShardError(describe(what, file=path, then=then)) from exc
-        differences = there.differences(claim)
-        if differences and not remake:
-            what = f"the shards there were made in another way (there against asked): {'; '.join(differences)}"
-            raise SpecMismatchError(describe(what, file=path, then=_REMEDY))
-        for difference in differences:
-            _LOG.info("made again, since it differs (there against asked): %s", difference)
-        return
-    # Hidden files do not count: a run that was killed before it wrote its claim has left a lock.
-    if out.exists() and (not out.is_dir() or any(not path.name.startswith(".") for path in out.iterdir())):
-        what = "--out is not empty and holds no encoded shards"
-        raise ShardError(describe(what, file=out, then="choose another folder"))

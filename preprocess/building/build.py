@@ -1,31 +1,26 @@
 """A dataset -> shards: keep what is made, take what fits from older ones, decode the rest, publish the index last."""
 
-import logging
 from collections.abc import Collection, Mapping
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
 
 from preprocess.building.feature_spec import feature_spec
-from preprocess.building.manifest import Claim, check_claim, write_claim
+from preprocess.building.manifest import Manifest, shard_folder
 from preprocess.building.split_maker import Progress, SplitMade, SplitMaker, check_failures
 from preprocess.clips.extract_all import extract_all
 from preprocess.config import Part, PreprocessConfig
 from preprocess.datasets.annotations import Dataset
 from preprocess.errors import DatasetError
 from preprocess.text.tokenizer import TextTokenizer
-from shards.errors import ShardError, describe
-from shards.files import sweep
-from shards.lock import locked
+from shards.errors import describe
 
 __all__ = ["build_shards", "check_run"]
-
-_LOG = logging.getLogger(__name__)
 
 
 def check_run(
     dataset: Dataset, out: Path, *, config: PreprocessConfig, tokenizer: TextTokenizer, remake: bool
-) -> Claim:
+) -> Manifest:
     """Make sure that a run may begin, without writing anything.
 
     Returns:
@@ -39,7 +34,7 @@ def check_run(
         ShardError: if `out` holds something else.
     """
     _check_dialogues(dataset, config)
-    ours = Claim(
+    ours = Manifest(
         adapter=dataset.adapter,
         samples_per_shard=config.samples_per_shard,
         test_clips=config.test_clips,
@@ -49,7 +44,7 @@ def check_run(
     for split in dataset.splits:
         missing = [row.key for row in split.utterances if not row.clip and not row.twin]
         check_failures(split, missing, config, why="have no clip")
-    check_claim(out, ours, remake=remake)
+    shard_folder(out).check(ours, remake=remake)
     return ours
 
 
@@ -92,13 +87,7 @@ def build_shards(
         OutputBusyError: if another run is writing to `out`.
     """
     ours = check_run(dataset, out, config=config, tokenizer=tokenizer, remake=remake)  # leaves nothing in the folder
-    _make_folder(out)
-    with locked(out, number=part.number, count=part.count):
-        for difference in check_claim(out, ours, remake=remake):  # and within it: another run may have come first
-            _LOG.info("what is made in another way is made again: %s", difference)
-        if part.count == 1:
-            sweep(out)
-        write_claim(out, ours)
+    with shard_folder(out).claimed(ours, remake=remake, number=part.number, count=part.count):
         tokenizer.save(out / "tokenizer")
         works = [
             SplitMaker(
@@ -119,14 +108,6 @@ def build_shards(
                 work.make(extracts, tokenizer=tokenizer, on_progress=on_progress)
         # Once more: while this part was at later splits, another one may have made what an earlier split lacked.
         return {work.split.name: work.complete() for work in works}
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        what = f"cannot make the folder: {exc.strerror or exc}"
-        raise ShardError(describe(what, file=out, then="choose another --out")) from exc
 
 
 def _check_dialogues(dataset: Dataset, config: PreprocessConfig) -> None:

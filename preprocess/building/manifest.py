@@ -1,24 +1,23 @@
-"""Whose an output folder is: what its shards were made with, and whether a run may change them."""
+"""Manifest of an output folder: how its shards are made, and what making them in another way would cost."""
 
-import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from preprocess.config import DatasetFormat, Decoder, PreprocessConfig, TestClips
-from shards.errors import ShardError, SpecMismatchError, describe
-from shards.files import publish
-from shards.schema import LabelSet, canonical_json
+from shards.schema import LabelSet
 from shards.spec import FeatureSpec
+from shards.writing.output_folder import OutputFolder
 
-__all__ = ["CLAIM_NAME", "Claim", "check_claim", "read_claim", "write_claim"]
+__all__ = ["MANIFEST_NAME", "Manifest", "shard_folder"]
 
-CLAIM_NAME = "preprocess.json"
+MANIFEST_NAME = "preprocess.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """With what the shards of a folder are made."""
+class Manifest:
+    """How the shards of a folder are made."""
 
     adapter: DatasetFormat
     """Name of what read the data set."""
@@ -33,12 +32,35 @@ class Claim:
             "adapter": self.adapter,
             "samples_per_shard": self.samples_per_shard,
             "test_clips": self.test_clips,
-            "label_sets": [{"task": labels.task, "names": list(labels.names)} for labels in self.label_sets],
+            "label_sets": [labels.to_json() for labels in self.label_sets],
             "spec": self.spec.to_json(),
         }
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Manifest":
+        """Rebuild a manifest; raises what `shards.writing.output_folder.OutputFolder.parse` may."""
+        return cls(
+            adapter=value["adapter"],
+            samples_per_shard=int(value["samples_per_shard"]),
+            test_clips=value["test_clips"],
+            label_sets=tuple(map(LabelSet.from_json, value["label_sets"])),
+            spec=FeatureSpec.from_json(value["spec"]),
+        )
+
+    def differences(self, asked: "Manifest") -> list[str]:
+        """Name what was made in another way than is asked for, in words: there against asked."""
+        found = [str(item) for item in self.spec.differences(asked.spec, provenance=True)]
+        there, now = self.samples_per_shard, asked.samples_per_shard
+        return found if there == now else [*found, f"samples_per_shard: {there} against {now}"]
+
+    def refusal(self, differences: Sequence[str]) -> str:
+        """Refuse to give pictures up unasked, which are hours of decoding; log-mels and tokens are soon made again."""
+        costly = [name for name in differences if name.startswith(("video.", "samples_per_shard"))]
+        what = "every picture would be decoded again (there against asked): "
+        return what + "; ".join(costly) if costly else ""
+
     def config(self) -> PreprocessConfig:
-        """Return the choices that lead to this claim; what decides no byte has its default."""
+        """Return the choices that lead to this manifest; what decides no byte has its default."""
         video, audio, text = self.spec.video, self.spec.audio, self.spec.text
         return PreprocessConfig(
             num_frames=video.num_frames,
@@ -63,68 +85,6 @@ class Claim:
         )
 
 
-def read_claim(out: Path) -> Claim:
-    """Read with what the shards of a folder are made.
-
-    Raises:
-        ShardError: if there is no such file, or it cannot be read.
-    """
-    path = out / CLAIM_NAME
-    try:
-        value = json.loads(path.read_bytes())
-        return Claim(
-            adapter=value["adapter"],
-            samples_per_shard=int(value["samples_per_shard"]),
-            test_clips=value["test_clips"],
-            label_sets=tuple(LabelSet(task=item["task"], names=tuple(item["names"])) for item in value["label_sets"]),
-            spec=FeatureSpec.from_json(value["spec"]),
-        )
-    except FileNotFoundError as exc:
-        then = "give the folder that `mmsent preprocess --out` made"
-        raise ShardError(describe(f"there is no {CLAIM_NAME}", file=out, then=then)) from exc
-    except (ValueError, TypeError, KeyError, ShardError) as exc:
-        what, then = f"how the shards were made cannot be read: {exc}", f"choose another --out, or delete {out}"
-        raise ShardError(describe(what, file=path, then=then)) from exc
-
-
-def check_claim(out: Path, ours: Claim, *, remake: bool) -> list[str]:
-    """Make sure that a folder is ours to write: new, empty, or with shards that this run may bring up to date.
-
-    Log-mels and tokens are made again where their making has changed. Pictures are hours of decoding, so they are given
-    up only when asked to.
-
-    Returns:
-        In what the shards there differ from those to make, in words: theirs against ours.
-
-    Raises:
-        SpecMismatchError: if pictures would have to be decoded again and `remake` does not say so.
-        ShardError: if the folder holds something else.
-    """
-    path = out / CLAIM_NAME
-    if path.is_file():
-        differences = _differences(read_claim(out), ours)
-        costly = [name for name in differences if name.startswith(("video.", "samples_per_shard"))]
-        if costly and not remake:
-            what = "every picture would be decoded again (there against asked): " + "; ".join(costly)
-            then = "choose another --out, ask for the same, or accept it with --remake"
-            raise SpecMismatchError(describe(what, file=path, then=then))
-        return differences
-    # Hidden files do not count: a run killed while it wrote its claim leaves one.
-    if out.exists() and (not out.is_dir() or any(not path.name.startswith(".") for path in out.iterdir())):
-        what = "--out is not empty and holds no shards of ours"
-        raise ShardError(describe(what, file=out, then="choose another folder"))
-    return []
-
-
-def write_claim(out: Path, ours: Claim) -> None:
-    """Publish with what the shards of a folder are made, unless that is known."""
-    content = canonical_json(ours.to_json())
-    path = out / CLAIM_NAME
-    if not path.is_file() or path.read_bytes() != content:
-        publish(path, content)
-
-
-def _differences(there: Claim, asked: Claim) -> list[str]:
-    found = [str(item) for item in there.spec.differences(asked.spec, provenance=True)]
-    before, now = there.samples_per_shard, asked.samples_per_shard
-    return found if before == now else [*found, f"samples_per_shard: {before} against {now}"]
+def shard_folder(out: Path) -> OutputFolder[Manifest]:
+    """Return the folder of a data set's shards, by whose manifest a run knows whether it may change them."""
+    return OutputFolder(path=out, manifest_name=MANIFEST_NAME, command="mmsent preprocess", parse=Manifest.from_json)

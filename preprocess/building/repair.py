@@ -6,7 +6,7 @@ from pathlib import Path
 
 from preprocess.building.build import build_shards
 from preprocess.building.feature_spec import feature_spec
-from preprocess.building.manifest import CLAIM_NAME, read_claim
+from preprocess.building.manifest import MANIFEST_NAME, shard_folder
 from preprocess.building.plan import read_plan
 from preprocess.building.split_maker import Progress, SplitMade
 from preprocess.config import Part
@@ -56,20 +56,22 @@ def complete_splits(out: Path) -> dict[str, int]:
         raise ShardError(describe(what, file=out, then=then))
     with locked(out):
         for directory in sorted(planned):
-            claim = read_claim(out)
+            manifest = shard_folder(out).read()
             names = read_plan(directory)
             records = {name: read_record(directory / name) for name in names}
             infos = tuple(
                 record[0]
                 for record in records.values()
-                if record is not None and record[1].fingerprints == claim.spec.fingerprints()
+                if record is not None and record[1].fingerprints == manifest.spec.fingerprints()
             )
             if len(infos) < len(names):
                 missing = sorted(set(names) - {info.name for info in infos})
                 more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
                 lacking.append(f"{directory.name} lacks {', '.join(missing[:3])}{more} of {len(names)} shards")
                 continue
-            finish_split(directory, split=directory.name, spec=claim.spec, label_sets=claim.label_sets, shards=infos)
+            finish_split(
+                directory, split=directory.name, spec=manifest.spec, label_sets=manifest.label_sets, shards=infos
+            )
             found[directory.name] = len(infos)
         for directory in sorted(unplanned):
             found[directory.name] = len(_completed_from_tars(directory).shards)
@@ -103,14 +105,14 @@ def _completed_from_tars(directory: Path) -> Index:
 
 def _way_of_making(out: Path) -> tuple[FeatureSpec, tuple[LabelSet, ...]]:
     """Return how the shards of a folder were made, from its manifest or else from the index of another split."""
-    if (out / CLAIM_NAME).exists():
-        claim = read_claim(out)
-        return claim.spec, claim.label_sets
+    if (out / MANIFEST_NAME).exists():
+        manifest = shard_folder(out).read()
+        return manifest.spec, manifest.label_sets
     for path in sorted(out.glob(f"*/{INDEX_NAME}")):
         index = read_index(path.parent)
         return index.spec, index.label_sets
-    what = f"nothing says how these shards were made: there is no {CLAIM_NAME}, and no split has its index"
-    then = f"copy {CLAIM_NAME} or one index.json from where they were made, or make them again"
+    what = f"nothing says how these shards were made: there is no {MANIFEST_NAME}, and no split has its index"
+    then = f"copy {MANIFEST_NAME} or one index.json from where they were made, or make them again"
     raise ShardError(describe(what, file=out, then=then))
 
 
@@ -138,14 +140,14 @@ def repair_shards(
         SpecMismatchError: if what is installed here would make other arrays.
         TokenizerError: if the saved tokenizer is not that of the shards.
     """
-    claim = read_claim(out)
-    config = claim.config()
-    tokenizer = load_saved_tokenizer(out / "tokenizer", claim.spec.text)
-    if differences := claim.spec.differences(feature_spec(config, tokenizer), provenance=True):
+    manifest = shard_folder(out).read()
+    config = manifest.config()
+    tokenizer = load_saved_tokenizer(out / "tokenizer", manifest.spec.text)
+    if differences := manifest.spec.differences(feature_spec(config, tokenizer), provenance=True):
         what = "what is installed here would make other arrays (there against here): "
         then = "install the versions that made the shards, or make all again with `mmsent preprocess`"
         raise SpecMismatchError(describe(what + "; ".join(map(str, differences)), file=out, then=then))
-    dataset = read_dataset(data, claim.adapter)
+    dataset = read_dataset(data, manifest.adapter)
     made = build_shards(
         dataset,
         out,

@@ -28,7 +28,8 @@ from shards.format.index import ShardInfo, remove_index
 from shards.schema import MODALITIES, PRESENT, Note, Presence, Sample, SampleMeta, Source
 from shards.spec import FeatureSpec, VideoSpec
 from shards.writing.finish import finish_split
-from shards.writing.shard_writer import Origin, read_record, read_rows, record_path, rows_path, write_shard
+from shards.writing.output_folder import remove_stale_shards
+from shards.writing.shard_writer import Origin, read_record, read_rows, write_shard
 
 __all__ = ["Progress", "SplitMade", "SplitMaker", "check_failures"]
 
@@ -287,14 +288,10 @@ class SplitMaker:
         seen = chain.from_iterable(read_rows(self._directory / shard.name)["present"] & bit for shard in shards)
         failed = [row.key for row, present in zip(self.split.utterances, seen, strict=True) if not present]
         check_failures(self.split, failed, self._config, why="have no picture")
-        for path in self._directory.glob(f"{self.split.name}-*.tar"):
-            if path.name not in self._finished:
-                _LOG.info("removing a shard of an older plan: %s", path)
-                for old in (path, rows_path(path), record_path(path)):
-                    old.unlink(missing_ok=True)
         finish_split(
             self._directory, split=self.split.name, spec=self._spec, label_sets=self._label_sets, shards=shards
         )
+        remove_stale_shards(self._directory, split=self.split.name, shards=shards)
 
 
 @cache

@@ -422,7 +422,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_left(
     else:
         out.mkdir()
         (out / "letter.txt").write_text("a letter")
-    with pytest.raises(ShardError, match="holds no encoded shards"):
+    with pytest.raises(ShardError, match="holds no shards of `mmsent encode`"):
         encode(shards, out, encoders.config())
     assert list(content(tmp_path).values()) == [b"a letter"]
 
@@ -430,7 +430,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_left(
 def test_the_folder_of_raw_shards_is_never_written_to(tmp_path: Path, encoders: Encoders) -> None:
     raw = write_shards(tmp_path / "raw")
     before = content(raw)
-    with pytest.raises(ShardError, match="holds no encoded shards"):
+    with pytest.raises(ShardError, match="holds no shards of `mmsent encode`"):
         encode(raw, raw, encoders.config(), remake=True)
     assert content(raw) == before
 

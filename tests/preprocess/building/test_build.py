@@ -18,7 +18,7 @@ import pytest
 
 from preprocess.building.build import build_shards
 from preprocess.building.feature_spec import build_tokenizer, feature_spec
-from preprocess.building.manifest import CLAIM_NAME
+from preprocess.building.manifest import MANIFEST_NAME
 from preprocess.building.report import REPORT_NAME, report_splits, report_to_json
 from preprocess.building.split_maker import SplitMade
 from preprocess.clips.extract import MEDIA, Extract, Medium, absent_feature, extract
@@ -535,7 +535,7 @@ def test_a_run_that_died_while_it_claimed_its_folder_can_be_repeated(
 ) -> None:
     out = tmp_path / "shards"
     out.mkdir()
-    (out / f".{CLAIM_NAME}.host-1.tmp").write_bytes((fresh / CLAIM_NAME).read_bytes()[:50])
+    (out / f".{MANIFEST_NAME}.host-1.tmp").write_bytes((fresh / MANIFEST_NAME).read_bytes()[:50])
     build(original, out)
     assert content_of(out) == content_of(fresh)
 
@@ -562,7 +562,7 @@ def test_a_run_that_is_killed_again_and_again_gives_the_same_bytes(original: Pat
         process = start(command(original, out))
         # Killed a random while after so many shards are there; at 0, after it has claimed the folder.
         while process.poll() is None and (
-            not (out / CLAIM_NAME).exists() or len(list(out.glob("*/*.tar"))) < num_shards
+            not (out / MANIFEST_NAME).exists() or len(list(out.glob("*/*.tar"))) < num_shards
         ):
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.03))
@@ -629,7 +629,7 @@ def test_changes_that_decide_no_byte_are_no_other_spec(original: Path, fresh: Pa
 
 def test_a_foreign_folder_is_refused_and_left_alone(original: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious", "utf-8")
-    with pytest.raises(ShardError, match="not empty and holds no shards of ours") as caught:
+    with pytest.raises(ShardError, match="not empty and holds no shards of `mmsent preprocess`") as caught:
         build(original, tmp_path)
     assert f"file: {tmp_path}" in str(caught.value)
     assert content_of(tmp_path).keys() == {"thesis.txt"}
@@ -645,10 +645,10 @@ def test_a_file_in_place_of_the_folder_is_refused(original: Path, tmp_path: Path
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"video": {}, "audio": {}, "text": {}}'])
 def test_a_damaged_spec_is_refused_and_left_alone(original: Path, out: Path, content: str) -> None:
-    (out / CLAIM_NAME).write_text(content, "utf-8")
+    (out / MANIFEST_NAME).write_text(content, "utf-8")
     with pytest.raises(ShardError, match="how the shards were made cannot be read"):
         build(original, out)
-    assert (out / CLAIM_NAME).read_text("utf-8") == content
+    assert (out / MANIFEST_NAME).read_text("utf-8") == content
 
 
 def test_too_many_missing_clips_are_refused_before_anything_is_made(meld: Path, tmp_path: Path) -> None:

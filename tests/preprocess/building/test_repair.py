@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from preprocess.building.manifest import CLAIM_NAME, Claim, read_claim
+from preprocess.building.manifest import MANIFEST_NAME, Manifest, shard_folder
 from preprocess.building.repair import complete_splits, repair_shards
 from preprocess.clips.extract import MEDIA
 from preprocess.config import Part, PreprocessConfig
@@ -96,12 +96,12 @@ def test_a_folder_without_shards_is_refused(tmp_path: Path) -> None:
 
 
 def test_parts_that_are_copied_together_without_what_says_how_they_were_made_are_refused(out: Path) -> None:
-    (out / CLAIM_NAME).unlink()
-    with pytest.raises(ShardError, match=f"there is no {CLAIM_NAME}"):
+    (out / MANIFEST_NAME).unlink()
+    with pytest.raises(ShardError, match=f"there is no {MANIFEST_NAME}"):
         complete_splits(out)
 
 
-@pytest.mark.parametrize("lost", [CLAIM_NAME, "dev/index.json"])
+@pytest.mark.parametrize("lost", [MANIFEST_NAME, "dev/index.json"])
 @pytest.mark.parametrize("name", ["index.json", "samples.npy"])
 def test_of_a_split_whose_records_are_lost_index_and_table_are_made_of_the_tars(
     fresh: Path, out: Path, name: str, lost: str
@@ -123,15 +123,15 @@ def test_tars_of_which_nothing_says_how_they_were_made_are_refused(out: Path) ->
     for split in SPLITS:
         shutil.rmtree(out / split / ".work")
         (out / split / "index.json").unlink()
-    (out / CLAIM_NAME).unlink()
-    with pytest.raises(ShardError, match=f"nothing says how(?s:.*)copy {CLAIM_NAME} or one index.json"):
+    (out / MANIFEST_NAME).unlink()
+    with pytest.raises(ShardError, match=f"nothing says how(?s:.*)copy {MANIFEST_NAME} or one index.json"):
         complete_splits(out)
 
 
 def test_what_is_recorded_of_the_making_leads_to_the_same_making(fresh: Path) -> None:
     config = small_config()
-    claim = read_claim(fresh)
-    assert claim.config() == PreprocessConfig(
+    manifest = shard_folder(fresh).read()
+    assert manifest.config() == PreprocessConfig(
         num_frames=config.num_frames,
         height=config.height,
         width=config.width,
@@ -140,8 +140,8 @@ def test_what_is_recorded_of_the_making_leads_to_the_same_making(fresh: Path) ->
         text_encoder="scratch",
         samples_per_shard=config.samples_per_shard,
     )
-    again = Claim(adapter="meld", samples_per_shard=3, test_clips="auto", label_sets=MELD_LABELS, spec=claim.spec)
-    assert again == claim
+    again = Manifest(adapter="meld", samples_per_shard=3, test_clips="auto", label_sets=MELD_LABELS, spec=manifest.spec)
+    assert again == manifest
 
 
 # Repair.
@@ -279,4 +279,4 @@ def test_the_command_repairs_what_it_finds(meld: Path, fresh: Path, out: Path) -
     assert "its SHA-256 is not the one in the index" in result.stdout
     digest = hashlib.sha256((out / "train" / "train-00001.tar").read_bytes()).hexdigest()
     assert digest == read_index(fresh / "train").shards[1].sha256
-    assert TOKENIZER.sha256 == read_claim(out).spec.text.tokenizer_sha256
+    assert TOKENIZER.sha256 == shard_folder(out).read().spec.text.tokenizer_sha256
