@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from preprocess.building.digests import rows_sha256
+from preprocess.building.kept import RecordedShard, recorded_shard
 from preprocess.building.plan import plan_shards
-from preprocess.clips.extract import MEDIA
+from preprocess.clips.extract import MEDIA, Medium
 from preprocess.clips.extract_all import Request, extract_all
 from preprocess.config import Part, PreprocessConfig
 from preprocess.datasets.annotations import Dataset, Utterance
 from shards.format.codec import array_members
 from shards.schema import Modality
 from shards.spec import FeatureSpec
-from shards.writing.shard_writer import read_record
 
 __all__ = ["Estimate", "estimate_run"]
 
@@ -108,7 +108,6 @@ class _Shard:
 
 
 def _shards(dataset: Dataset, out: Path, *, config: PreprocessConfig, spec: FeatureSpec, part: Part) -> list[_Shard]:
-    ours = spec.fingerprints()
     found = []
     for split in dataset.splits:
         plan = plan_shards(
@@ -121,29 +120,26 @@ def _shards(dataset: Dataset, out: Path, *, config: PreprocessConfig, spec: Feat
             if not part.makes(shard.index):
                 continue
             path = out / split.name / shard.name
-            record = read_record(path)
-            done, held = False, dict.fromkeys(MEDIA, frozenset[str]())
-            if record is not None:
-                origin = record[1]
-                same_rows = origin.rows_sha256 == rows_sha256(shard.utterances, dataset.label_sets)
-                done = same_rows and origin.fingerprints == ours and bool(origin.inputs_sha256)
-                for medium in MEDIA:
-                    if origin.fingerprints.get(medium) == ours[medium]:
-                        held[medium] = frozenset(key for key, made in origin.sources.items() if medium in made)
+            recorded = recorded_shard(path, spec=spec)
             requests = (
-                Request(row=row, media=tuple(medium for medium in MEDIA if row.key not in held[medium]))
-                for row in shard.utterances
-                if row.clip or row.twin
+                Request(row=row, media=_to_decode(row, recorded)) for row in shard.utterances if row.clip or row.twin
             )
             found.append(
                 _Shard(
                     rows=shard.utterances,
                     requests=tuple(request for request in requests if request.media),
-                    done=done,
+                    done=recorded is not None
+                    and recorded.settled
+                    and recorded.of_rows(rows_sha256(shard.utterances, dataset.label_sets)),
                     old_bytes=path.stat().st_size if path.is_file() else 0,
                 )
             )
     return found
+
+
+def _to_decode(row: Utterance, recorded: RecordedShard | None) -> tuple[Medium, ...]:
+    """Return the media of a row that no older shard holds."""
+    return tuple(medium for medium in MEDIA if recorded is None or not recorded.source(row.key, medium))
 
 
 def _spread(items: Sequence[T]) -> Sequence[T]:

@@ -2,7 +2,7 @@
 
 import tarfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,40 +10,33 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from preprocess.building.kept import RecordedShard
 from preprocess.clips.extract import MEDIA, Extract, Feature, Medium
 from shards.errors import ShardError
 from shards.format.codec import JPEG_MEMBER, decode_sample
-from shards.format.index import ShardInfo
 from shards.schema import RAW_ARRAYS, Sample
-from shards.spec import FeatureSpec
-from shards.writing.shard_writer import Origin, read_rows
+from shards.writing.shard_writer import read_rows
 
 __all__ = ["OldShard", "open_old_shard"]
 
 
 @contextmanager
-def open_old_shard(path: Path, record: tuple[ShardInfo, Origin] | None, *, spec: FeatureSpec) -> Iterator["OldShard"]:
+def open_old_shard(path: Path, recorded: RecordedShard | None) -> Iterator["OldShard"]:
     """Open what an earlier run left of a shard, which may be nothing that can be used.
 
     Args:
         path: The tar.
-        record: From `shards.writing.shard_writer.read_record`.
-        spec: That of the shard to make.
+        recorded: From `preprocess.building.kept.recorded_shard`, with the spec of the shard to make.
     """
     with ExitStack() as stack:
         members: dict[str, _Members] = {}
-        sources: Mapping[str, Mapping[str, str]] = {}
-        fitting: set[str] = set()
-        if record is not None:
+        if recorded is not None:
             # Trouble with an old shard is none: it costs the making of all its samples.
             with suppress(OSError, ShardError, tarfile.TarError, ValueError):
-                _, origin = record
                 rows = read_rows(path)
                 tar = stack.enter_context(tarfile.open(path, "r:"))
                 members = _members(tar, rows)
-                sources, made = origin.sources, origin.fingerprints
-                fitting = {name for name, digest in spec.fingerprints().items() if made.get(name) == digest}
-        yield OldShard(members, sources, fitting)
+        yield OldShard(members, recorded)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,19 +55,17 @@ class OldShard:
     the bytes that were written: a shard with a flipped byte gives all its other samples.
     """
 
-    def __init__(
-        self, members: Mapping[str, _Members], sources: Mapping[str, Mapping[str, str]], fitting: Collection[str]
-    ) -> None:
+    def __init__(self, members: Mapping[str, _Members], recorded: RecordedShard | None) -> None:
         """Use `open_old_shard`."""
         self._members = members
-        self._sources = sources
-        self._fitting = fitting
+        self._recorded = recorded
 
     def extract(self, key: str, source: str) -> Extract:
         """Take what is good, which may be nothing, of a row whose clips have the digest `source`."""
-        made_from = self._sources.get(key, {})
-        media = [medium for medium in MEDIA if medium in self._fitting and made_from.get(medium) == source]
-        sample = _sample(key, self._members[key]) if media and key in self._members else None
+        sample = None
+        if self._recorded is not None and key in self._members:
+            media = [medium for medium in MEDIA if self._recorded.source(key, medium) == source]
+            sample = _sample(key, self._members[key]) if media else None
         if sample is None:
             return Extract(path="", notes=(), features={})
         # A short row is noted anew: it follows from the annotation alone.

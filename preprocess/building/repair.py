@@ -6,6 +6,7 @@ from pathlib import Path
 
 from preprocess.building.build import build_shards
 from preprocess.building.feature_spec import feature_spec
+from preprocess.building.kept import recorded_shard
 from preprocess.building.manifest import MANIFEST_NAME, shard_folder
 from preprocess.building.plan import read_plan
 from preprocess.building.split_maker import Progress, SplitMade
@@ -22,7 +23,6 @@ from shards.schema import LabelSet
 from shards.spec import FeatureSpec
 from shards.writing.finish import finish_split
 from shards.writing.rebuild_index import rebuild_index, restore_table
-from shards.writing.shard_writer import read_record
 
 __all__ = ["complete_splits", "repair_shards", "restore_tables"]
 
@@ -58,12 +58,8 @@ def complete_splits(out: Path) -> dict[str, int]:
         for directory in sorted(planned):
             manifest = shard_folder(out).read()
             names = read_plan(directory)
-            records = {name: read_record(directory / name) for name in names}
-            infos = tuple(
-                record[0]
-                for record in records.values()
-                if record is not None and record[1].fingerprints == manifest.spec.fingerprints()
-            )
+            recorded = (recorded_shard(directory / name, spec=manifest.spec) for name in names)
+            infos = tuple(shard.info for shard in recorded if shard is not None and shard.made_alike)
             if len(infos) < len(names):
                 missing = sorted(set(names) - {info.name for info in infos})
                 more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""

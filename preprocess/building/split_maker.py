@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from preprocess.building.digests import SourceDigests, clip_sha256, inputs_sha256, rows_sha256
+from preprocess.building.digests import SourceDigests, clip_sha256, rows_sha256
+from preprocess.building.kept import GatheredOrigin, RecordedShard, recorded_shard
 from preprocess.building.old_shard import open_old_shard
 from preprocess.building.plan import PlannedShard, plan_shards, write_plan
 from preprocess.clips.clip import SHORT_SECONDS
@@ -29,7 +30,7 @@ from shards.schema import MODALITIES, PRESENT, Note, Presence, Sample, SampleMet
 from shards.spec import FeatureSpec, VideoSpec
 from shards.writing.finish import finish_split
 from shards.writing.output_folder import remove_stale_shards
-from shards.writing.shard_writer import Origin, read_record, read_rows, write_shard
+from shards.writing.shard_writer import read_rows, write_shard
 
 __all__ = ["Progress", "SplitMade", "SplitMaker", "check_failures"]
 
@@ -57,33 +58,6 @@ class SplitMade:
 _MOST_WARNINGS = 20
 """Rows of a split named as they are made; annotations alone, without a clip, would give a line for every row."""
 _WORDS: Mapping[Medium, str] = {"video": "picture", "audio": "sound"}
-
-
-class _Gathered:
-    """From what the samples of a shard are made, gathered as they are written."""
-
-    def __init__(self, spec: FeatureSpec, rows_sha256: str) -> None:
-        self._fingerprints = spec.fingerprints()
-        self._rows_sha256 = rows_sha256
-        self._clips: list[str] = []
-        self._sources: dict[str, dict[str, str]] = {}
-
-    def add(self, row: Utterance, extracted: Extract, *, source: str) -> None:
-        """Note a row. What a decoder was killed over for want of time or memory has no source: it may do better."""
-        self._clips.append(source)
-        self._sources[row.key] = {
-            medium: source for medium, feature in extracted.features.items() if not feature.killed
-        }
-
-    def origin(self) -> Origin:
-        """Return the origin of a shard of the rows that were added."""
-        settled = all(len(sources) == len(MEDIA) for sources in self._sources.values())
-        return Origin(
-            rows_sha256=self._rows_sha256,
-            inputs_sha256=inputs_sha256(self._rows_sha256, self._clips) if settled else "",
-            fingerprints=self._fingerprints,
-            sources=self._sources,
-        )
 
 
 class SplitMaker:
@@ -133,7 +107,7 @@ class SplitMaker:
         """Say row by row what is to be decoded, having taken what an older shard holds. Runs ahead of `make`."""
         for shard in self._to_make:
             path = self._directory / shard.name
-            with open_old_shard(path, read_record(path), spec=self._spec) as old:
+            with open_old_shard(path, recorded_shard(path, spec=self._spec)) as old:
                 for row in shard.utterances:
                     taken = old.extract(row.key, self._clip_sha256(row))
                     request = Request(row=row, media=tuple(medium for medium in MEDIA if medium not in taken.features))
@@ -148,9 +122,11 @@ class SplitMaker:
         total = sum(len(shard.utterances) for shard in self._to_make)
         done = 0
         for shard in self._to_make:
-            origin = _Gathered(self._spec, self._rows_sha256(shard))
+            origin = GatheredOrigin(self._spec, self._rows_sha256(shard))
 
-            def samples(shard: PlannedShard = shard, done: int = done, origin: _Gathered = origin) -> Iterator[Sample]:
+            def samples(
+                shard: PlannedShard = shard, done: int = done, origin: GatheredOrigin = origin
+            ) -> Iterator[Sample]:
                 for number, row in enumerate(shard.utterances, start=done + 1):
                     extracted = self._next(row, extracts)
                     origin.add(row, extracted, source=self._clip_sha256(row))
@@ -204,26 +180,20 @@ class SplitMaker:
 
     def _kept(self, shard: PlannedShard) -> ShardInfo | None:
         """Return what is known of a shard that an earlier run made from the same inputs in the same way."""
-        record = self._record(shard)
-        if record is None:
+        recorded = self._recorded(shard)
+        if recorded is None or not recorded.of_clips([self._clip_sha256(row) for row in shard.utterances]):
             return None
-        info, origin = record
-        clips = [self._clip_sha256(row) for row in shard.utterances]
-        return info if origin.inputs_sha256 == inputs_sha256(origin.rows_sha256, clips) else None
+        return recorded.info
 
     def _trusted(self, shard: PlannedShard) -> ShardInfo | None:
         """Return what is known of a shard that is not ours to make: whoever made it has looked at its clips."""
-        record = self._record(shard)
-        return record[0] if record is not None else None
+        recorded = self._recorded(shard)
+        return recorded.info if recorded is not None else None
 
-    def _record(self, shard: PlannedShard) -> tuple[ShardInfo, Origin] | None:
-        """Return the record of a whole shard if it was made from the same annotations in the same way."""
-        record = read_record(self._directory / shard.name)
-        if record is None:
-            return None
-        _, origin = record
-        fits = origin.fingerprints == self._spec.fingerprints() and origin.rows_sha256 == self._rows_sha256(shard)
-        return record if fits else None
+    def _recorded(self, shard: PlannedShard) -> RecordedShard | None:
+        """Return what is recorded of a whole shard if it was made from the same annotations in the same way."""
+        recorded = recorded_shard(self._directory / shard.name, spec=self._spec)
+        return recorded if recorded is not None and recorded.of_rows(self._rows_sha256(shard)) else None
 
     def _rows_sha256(self, shard: PlannedShard) -> str:
         return rows_sha256(shard.utterances, self._label_sets)
