@@ -4,30 +4,24 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from itertools import chain
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from preprocess.building.digests import SourceDigests, clip_sha256, rows_sha256
 from preprocess.building.kept import GatheredOrigin, RecordedShard, recorded_shard
 from preprocess.building.old_shard import open_old_shard
 from preprocess.building.plan import PlannedShard, plan_shards, write_plan
-from preprocess.clips.clip import SHORT_SECONDS
+from preprocess.building.sample import make_sample
 from preprocess.clips.extract import MEDIA, Extract, Medium
 from preprocess.clips.extract_all import Request
 from preprocess.config import Part, PreprocessConfig
 from preprocess.datasets.annotations import Dataset, DatasetSplit, Utterance
 from preprocess.errors import DatasetError
-from preprocess.text.context import tokenize
 from preprocess.text.tokenizer import TextTokenizer
 from shards.errors import describe
-from shards.format.frame_jpeg import encode_strip
 from shards.format.index import ShardInfo, remove_index
-from shards.schema import MODALITIES, PRESENT, Note, Presence, Sample, SampleMeta, Source
-from shards.spec import FeatureSpec, VideoSpec
+from shards.schema import MODALITIES, Sample
+from shards.spec import FeatureSpec
 from shards.writing.finish import finish_split
 from shards.writing.output_folder import remove_stale_shards
 from shards.writing.shard_writer import read_rows, write_shard
@@ -130,7 +124,8 @@ class SplitMaker:
                 for number, row in enumerate(shard.utterances, start=done + 1):
                     extracted = self._next(row, extracts)
                     origin.add(row, extracted, source=self._clip_sha256(row))
-                    yield self._sample(row, extracted, tokenizer=tokenizer)
+                    sha256 = self._digests(extracted.path) if extracted.path else ""
+                    yield make_sample(row, extracted, spec=self._spec, tokenizer=tokenizer, source_sha256=sha256)
                     on_progress(self.split.name, number, total)
 
             self._finished[shard.name] = write_shard(
@@ -201,56 +196,6 @@ class SplitMaker:
     def _clip_sha256(self, row: Utterance) -> str:
         return clip_sha256(row, digest=self._digests, test_clips=self._config.test_clips)
 
-    def _sample(self, row: Utterance, extracted: Extract, *, tokenizer: TextTokenizer) -> Sample:
-        """Put a row and what its clip gave together; an absent modality is zeros of the same size."""
-        spec = self._spec
-        tokens = tokenize(row, tokenizer, spec.text)
-        video, audio = extracted.features["video"], extracted.features["audio"]
-        notes = [*extracted.notes]
-        if row.span is not None and row.annotated_seconds < SHORT_SECONDS:
-            detail = f"the annotation gives {row.annotated_seconds:.3f} s"
-            notes.append(Note(kind="short_row", about="row", detail=detail))
-        notes += [*video.notes, *audio.notes]
-        if row.text_repaired:
-            detail = "cp1252 control characters replaced by what they meant"
-            notes.append(Note(kind="text_repaired", about="text", detail=detail))
-        if tokens.num_needed > spec.text.max_tokens:
-            detail = f"the first {tokens.num_tokens} of {tokens.num_needed} tokens are kept"
-            notes.append(Note(kind="text_cut", about="text", detail=detail))
-        if tokens.num_before < len(row.context):
-            detail = f"the last {tokens.num_before} of {len(row.context)} earlier utterances are kept"
-            notes.append(Note(kind="context_cut", about="text", detail=detail))
-        has_text = bool(row.text.strip())
-        meta = SampleMeta(
-            key=row.key,
-            split=row.split,
-            dialogue_id=row.dialogue_id,
-            utterance_id=row.utterance_id,
-            turn_index=row.turn_index,
-            speaker=row.speaker,
-            text=row.text,
-            labels=row.labels,
-            num_frames=video.length,
-            num_hops=audio.length,
-            num_tokens=tokens.num_tokens,
-            presence={
-                "video": video.presence,
-                "audio": audio.presence,
-                "text": PRESENT if has_text else Presence(present=False, reason="the transcript is empty"),
-            },
-            source=Source(path=extracted.path, sha256=self._digests(extracted.path) if extracted.path else ""),
-            video_seconds=video.seconds,
-            audio_seconds=audio.seconds,
-            annotated_seconds=row.annotated_seconds,
-            notes=tuple(notes),
-        )
-        return Sample(
-            meta=meta,
-            frames=video.array if video.presence.present else _no_frames(spec.video),
-            logmel=audio.array if audio.presence.present else np.zeros(spec.audio.shape, np.float16),
-            tokens=tokens.ids,
-        )
-
     def _finish(self) -> None:
         """Publish the index of a whole split unless it is there already; remove shards of an older plan."""
         shards = tuple(shard for shard in self._finished.values() if shard is not None)
@@ -262,13 +207,6 @@ class SplitMaker:
             self._directory, split=self.split.name, spec=self._spec, label_sets=self._label_sets, shards=shards
         )
         remove_stale_shards(self._directory, split=self.split.name, shards=shards)
-
-
-@cache
-def _no_frames(spec: VideoSpec) -> NDArray[np.uint8]:
-    """Return black frames as they are stored."""
-    black = np.zeros(spec.shape, np.uint8)
-    return encode_strip(black, quality=spec.jpeg_quality) if spec.storage == "jpeg" else black
 
 
 def check_failures(split: DatasetSplit, failed: list[str], config: PreprocessConfig, *, why: str) -> None:
