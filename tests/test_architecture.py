@@ -17,7 +17,7 @@ FLOORS = {
 }
 """What each package may import."""
 ROOMS = {
-    "shards": ("schema spec errors files lock", "format", "order", "storage", "reading", "writing", "splits"),
+    "shards": ("schema spec errors files lock", "format", "order", "storage", "reading", "writing", "splits items"),
     "preprocess": ("config errors", "datasets", "clips", "text", "building", "doctor", "demo", "on_the_fly"),
     "mmsent": (
         "config errors",

@@ -3,7 +3,7 @@
 One sample at a time is slower than `shards.reading.loader.ShardLoader`, which this project trains with, and through
 worker processes it is slower still.
 
-Shape letters: B batch, C channels, T frames, H height, W width, M mel bins, S hops, L tokens.
+Shape letters: B batch, C channels, T frames, H height, W width, L tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from mmsent.batches.batch import Batch
 from shards.errors import ShardCorruptError, describe
-from shards.format.codec import RAW_DTYPES, pixels
+from shards.items import Item, make_item, sample_item
 from shards.reading.split import Split
 from shards.schema import MODALITIES, Modality
 from shards.storage.source import Source
@@ -25,20 +25,8 @@ from shards.storage.source import Source
 __all__ = ["ShardDataset", "collate"]
 
 
-class ShardDataset(TorchDataset[dict[str, Any]]):
-    """A split, sample by sample. Items have the layout of those of `preprocess.on_the_fly.dataset.MeldDataset`.
-
-    An item holds, without a batch axis, as `torch.utils.data.default_collate` and `collate` want it:
-        `key`: str;
-        `sample`: int, the number of the sample in the split;
-        `text_input`: `input_ids` `(L,)` int64 and `attention_mask` `(L,)` int64, 1 where a token is real;
-        `video_frames`: `(C, T, H, W)` uint8, a view in channels-last memory, zeros when absent;
-        `audio_features`: `(M, S)` float16 log-mel, zeros when absent;
-        `num_hops`: int, the real hops of it;
-        `present`: `(3,)` bool for video, audio, text;
-        `<task>_label`: int, for each task of the split;
-        `features`: where modalities of the split are encoded, of each of these `(W,)` float32, zeros when absent. Its
-        place above is then empty, `(0,)`.
+class ShardDataset(TorchDataset[Item]):
+    """A split, sample by sample.
 
     Worker processes open the shards for themselves: what travels to them is the path.
     """
@@ -56,7 +44,7 @@ class ShardDataset(TorchDataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Item:
         """Read one sample; a negative index counts from the end.
 
         Raises:
@@ -66,77 +54,51 @@ class ShardDataset(TorchDataset[dict[str, Any]]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of a split of {len(self)}")
         index %= len(self)
-        arrays = self._checked_arrays(index) if self._check else self._arrays(index)
-        row = self.split.rows[index]
-        num_tokens = int(row["num_tokens"])
-        empty = {name: torch.from_numpy(np.empty(0, dtype)) for name, dtype in RAW_DTYPES.items()}
-        raw = {name: empty[name] if name in self.split.spec.encoded else arrays[name] for name in MODALITIES}
-        features = {name: arrays[name] for name in self.split.spec.encoded}
-        ids = raw["text"].long()
-        return {
-            "key": self.split.meta(index).key,
-            "sample": index,
-            "text_input": {"input_ids": ids, "attention_mask": (torch.arange(len(ids)) < num_tokens).long()},
-            # (T, H, W, C) -> (C, T, H, W), no copy
-            "video_frames": raw["video"].permute(3, 0, 1, 2) if raw["video"].ndim == 4 else raw["video"],
-            "audio_features": raw["audio"],
-            "num_hops": int(row["num_hops"]),
-            "present": torch.tensor([bool(row["present"] >> bit & 1) for bit in range(len(MODALITIES))]),
-            **{f"{labels.task}_label": int(row["labels"][task]) for task, labels in enumerate(self.split.label_sets)},
-            **({"features": features} if features else {}),
-        }
+        spec, label_sets = self.split.spec, self.split.label_sets
+        if self._check:
+            return sample_item(self.split.sample(index), number=index, spec=spec, label_sets=label_sets)
+        meta, arrays = self.split.meta(index), self._arrays(index)
+        return make_item(meta, arrays, number=index, spec=spec, label_sets=label_sets)
 
     def __reduce__(self) -> tuple[Callable[..., "ShardDataset"], tuple[Source, bool, str]]:
         return _opened_again, (self.split.source, self._check, self.split.content_sha256)
 
-    def _arrays(self, index: int) -> dict[Modality, Tensor]:
+    def _arrays(self, index: int) -> dict[Modality, NDArray[Any]]:
         """Copy the arrays of one sample; a JPEG is decoded on the way."""
         arrays: dict[Modality, NDArray[Any]] = {}
         for name, member in self.split.arrays.items():
             arrays[name] = np.empty((1, *member.shape), member.dtype)
         self.split.copy_arrays(self.split.places(np.array([index])), arrays)
-        return {name: torch.from_numpy(array[0]) for name, array in arrays.items()}
-
-    def _checked_arrays(self, index: int) -> dict[Modality, Tensor]:
-        sample = self.split.sample(index)
-        arrays = {name: sample.array(name) for name in MODALITIES}
-        if self.split.arrays["video"].is_jpeg:
-            arrays["video"] = pixels(sample.frames, self.split.spec.video)
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return {name: array[0] for name, array in arrays.items()}
 
 
-def collate(items: Sequence[dict[str, Any]]) -> Batch:
+def collate(items: Sequence[Item]) -> Batch:
     """Make of items what `to_device` makes of a `HostBatch`; for `DataLoader(..., collate_fn=collate)`.
 
     Args:
         items: Of `ShardDataset` or `preprocess.on_the_fly.dataset.MeldDataset`, at least one.
     """
-    mask = _stacked([item["text_input"]["attention_mask"] for item in items]).bool()  # (B, L)
-    tokens = _stacked([item["text_input"]["input_ids"] for item in items])
+    first = items[0]
+    mask = _stacked([item.text_input.attention_mask for item in items]).bool()  # (B, L)
+    tokens = _stacked([item.text_input.input_ids for item in items])
     if tokens.ndim == 2:
         length = max(1, int(mask.sum(dim=1).max()))
         tokens, mask = tokens[:, :length], mask[:, :length]
-    present = torch.stack([item["present"] for item in items])  # (B, 3)
-    frames = [item["video_frames"] for item in items]
+    present = torch.stack([item.present for item in items])  # (B, 3)
+    frames = [item.video_frames for item in items]
     # (B, C, T, H, W) in channels-last memory, as the model wants it
     video = _stacked([one.permute(1, 2, 3, 0) if one.ndim == 4 else one for one in frames])
     return Batch(
         frames=video.permute(0, 4, 1, 2, 3) if video.ndim == 5 else video,
-        logmel=_stacked([item["audio_features"] for item in items]),
-        num_hops=torch.tensor([item["num_hops"] for item in items]),
+        logmel=_stacked([item.audio_features for item in items]),
+        num_hops=torch.tensor([item.num_hops for item in items]),
         tokens=tokens,
         token_mask=mask,
-        features={
-            name: torch.stack([item["features"][name] for item in items]) for name in items[0].get("features", ())
-        },
+        features={name: torch.stack([item.features[name] for item in items]) for name in first.features},
         rows={name: present[:, bit].nonzero().flatten() for bit, name in enumerate(MODALITIES)},
         window=torch.arange(len(items)).unsqueeze(1),  # each by itself: its dialogue is not among the items
-        samples=torch.tensor([item["sample"] for item in items]),
-        labels={
-            name.removesuffix("_label"): torch.tensor([item[name] for item in items])
-            for name in items[0]
-            if name.endswith("_label")
-        },
+        samples=torch.tensor([item.sample for item in items]),
+        labels={task: torch.tensor([item.labels[task] for item in items]) for task in first.labels},
     )
 
 

@@ -2,7 +2,6 @@ import pickle
 import shutil
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from preprocess.datasets.meld import read_meld
 from preprocess.on_the_fly.dataset import MeldDataset
 from preprocess.text.tokenizer import learn_tokenizer
 from shards.errors import ShardCorruptError
+from shards.items import Item
 from shards.reading.split import Split
 from shards.reading.stream import ShardStream
 from shards.schema import MELD_LABELS
@@ -102,10 +102,7 @@ def test_items_are_those_of_the_data_set_without_a_cache(tmp_path: Path) -> None
     raw = MeldDataset(root, "train", config=config, spec=feature_spec(config, tokenizer), tokenizer=tokenizer)
     assert len(cached) == len(raw) == 3
     for ours, theirs in zip((cached[i] for i in range(3)), (raw[i] for i in range(3)), strict=True):
-        assert list(ours) == list(theirs)
-        assert {name: type(value) for name, value in ours.items()} == {
-            name: type(value) for name, value in theirs.items()
-        }
+        assert (ours.key, ours.sample, ours.labels) == (theirs.key, theirs.sample, theirs.labels)
     assert_same_batch(collate([cached[i] for i in range(3)]), collate([raw[i] for i in range(3)]))
 
 
@@ -115,22 +112,22 @@ def test_samplers_and_subsets_choose_by_number(directory: Path) -> None:
     sampler = WeightedRandomSampler(weights, 4)
     [batch] = DataLoader(dataset, batch_size=4, sampler=sampler, collate_fn=collate)
     assert batch.labels["emotion"].tolist() == [5, 5, 5, 5]
-    subset: Subset[dict[str, Any]] = Subset(dataset, [6, 0])
-    assert [subset[i]["key"] for i in range(2)] == ["train-dia1-utt1", "train-dia0-utt0"]
+    subset: Subset[Item] = Subset(dataset, [6, 0])
+    assert [subset[i].key for i in range(2)] == ["train-dia1-utt1", "train-dia0-utt0"]
 
 
 def test_torch_s_own_collation_works_too(directory: Path) -> None:
     [batch] = DataLoader(ShardDataset(Split(directory)), batch_size=NUM_SAMPLES)
-    assert batch["key"] == [make_sample(i).meta.key for i in range(NUM_SAMPLES)]
-    assert batch["video_frames"].shape == (NUM_SAMPLES, 3, 4, 16, 16)
-    assert batch["text_input"]["input_ids"].shape == (NUM_SAMPLES, 12)
-    assert batch["num_hops"].tolist() == [make_sample(i).meta.num_hops if i != 1 else 0 for i in range(NUM_SAMPLES)]
+    assert list(batch.key) == [make_sample(i).meta.key for i in range(NUM_SAMPLES)]
+    assert batch.video_frames.shape == (NUM_SAMPLES, 3, 4, 16, 16)
+    assert batch.text_input.input_ids.shape == (NUM_SAMPLES, 12)
+    assert batch.num_hops.tolist() == [make_sample(i).meta.num_hops if i != 1 else 0 for i in range(NUM_SAMPLES)]
 
 
 @pytest.mark.parametrize("check", [False, True])
 def test_a_negative_number_counts_from_the_end_and_one_outside_ends_a_for_loop(directory: Path, check: bool) -> None:
     dataset = ShardDataset(Split(directory), check=check)
-    assert dataset[-1]["key"] == dataset[NUM_SAMPLES - 1]["key"]
+    assert dataset[-1].key == dataset[NUM_SAMPLES - 1].key
     assert sum(1 for _ in iter(dataset)) == NUM_SAMPLES
     for outside in (NUM_SAMPLES, -NUM_SAMPLES - 1):
         with pytest.raises(IndexError, match=f"sample {outside} of a split of 7"):
@@ -194,11 +191,11 @@ def test_an_item_of_an_encoded_split_has_features_in_place_of_raw_arrays(tmp_pat
     dataset = ShardDataset(Split(tmp_path / "train"), check=check)
     for number, sample in enumerate(samples):
         item = dataset[number]
-        assert {name: features.tolist() for name, features in item["features"].items()} == {
+        assert {name: features.tolist() for name, features in item.features.items()} == {
             name: features.tolist() for name, features in sample.features.items()
         }
-        assert item["video_frames"].shape == item["text_input"]["input_ids"].shape == (0,)
-        assert item["audio_features"].tolist() == sample.logmel.tolist()
+        assert item.video_frames.shape == item.text_input.input_ids.shape == (0,)
+        assert item.audio_features.tolist() == sample.logmel.tolist()
 
 
 def test_a_torch_loader_gives_the_batches_of_ours_from_encoded_shards(tmp_path: Path) -> None:

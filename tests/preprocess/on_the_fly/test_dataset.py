@@ -71,58 +71,54 @@ def test_items_hold_the_arrays_of_the_shards(meld: Path, shards: dict[str, list[
     assert len(dataset) == len(shards[split])
     for index, sample in enumerate(shards[split]):
         item = dataset[index]
-        np.testing.assert_array_equal(item["video_frames"].numpy(), sample.frames.transpose(3, 0, 1, 2))
-        np.testing.assert_array_equal(item["audio_features"].numpy(), sample.logmel)
-        np.testing.assert_array_equal(item["text_input"]["input_ids"].numpy(), sample.tokens)
-        assert item["text_input"]["attention_mask"].tolist() == [
+        np.testing.assert_array_equal(item.video_frames.numpy(), sample.frames.transpose(3, 0, 1, 2))
+        np.testing.assert_array_equal(item.audio_features.numpy(), sample.logmel)
+        np.testing.assert_array_equal(item.text_input.input_ids.numpy(), sample.tokens)
+        assert item.text_input.attention_mask.tolist() == [
             int(place < sample.meta.num_tokens) for place in range(CONFIG.max_tokens)
         ]
-        assert item["present"].tolist() == [sample.meta.presence[name].present for name in MODALITIES]
-        assert (item["key"], item["num_hops"]) == (sample.meta.key, sample.meta.num_hops)
-        assert EMOTION.names[item["emotion_label"]] == sample.meta.labels["emotion"]
-        assert SENTIMENT.names[item["sentiment_label"]] == sample.meta.labels["sentiment"]
+        assert item.present.tolist() == [sample.meta.presence[name].present for name in MODALITIES]
+        assert (item.key, item.num_hops) == (sample.meta.key, sample.meta.num_hops)
+        assert EMOTION.names[item.labels["emotion"]] == sample.meta.labels["emotion"]
+        assert SENTIMENT.names[item.labels["sentiment"]] == sample.meta.labels["sentiment"]
 
 
-def test_an_item_has_the_keys_shapes_and_types_it_promises(meld: Path) -> None:
+def test_an_item_has_the_shapes_and_types_it_promises(meld: Path) -> None:
     item = open_split(meld, "train")[3]
-    assert item.keys() == {
-        "key", "text_input", "video_frames", "audio_features", "num_hops", "present", "sample",
-        "emotion_label", "sentiment_label",
-    }  # fmt: skip
-    assert item["text_input"].keys() == {"input_ids", "attention_mask"}
-    for name in ("input_ids", "attention_mask"):
-        assert (item["text_input"][name].shape, item["text_input"][name].dtype) == ((16,), torch.int64)
-    assert (item["video_frames"].shape, item["video_frames"].dtype) == ((3, 4, 32, 64), torch.uint8)
-    assert (item["audio_features"].shape, item["audio_features"].dtype) == ((64, 24), torch.float16)
-    assert (item["present"].shape, item["present"].dtype) == ((3,), torch.bool)
-    assert type(item["emotion_label"]) is type(item["sentiment_label"]) is type(item["num_hops"]) is int
-    assert item["key"] == "train-dia1-utt0"
+    for tokens in item.text_input:
+        assert (tokens.shape, tokens.dtype) == ((16,), torch.int64)
+    assert (item.video_frames.shape, item.video_frames.dtype) == ((3, 4, 32, 64), torch.uint8)
+    assert (item.audio_features.shape, item.audio_features.dtype) == ((64, 24), torch.float16)
+    assert (item.present.shape, item.present.dtype) == ((3,), torch.bool)
+    assert {name: type(label) for name, label in item.labels.items()} == {"emotion": int, "sentiment": int}
+    assert (type(item.num_hops), item.features) == (int, {})
+    assert item.key == "train-dia1-utt0"
 
 
 def test_what_is_absent_is_zeros_of_the_same_shape(meld: Path) -> None:
     dataset = open_split(meld, "train")
     missing, broken, silent = dataset[0], dataset[1], dataset[2]
     for item in (missing, broken):
-        assert item["present"].tolist() == [False, False, True]
-        assert not item["video_frames"].any()
-    assert silent["present"].tolist() == [True, False, True]
-    assert not silent["audio_features"].any()
-    assert len({tuple(item["video_frames"].shape) for item in (missing, broken, silent)}) == 1
+        assert item.present.tolist() == [False, False, True]
+        assert not item.video_frames.any()
+    assert silent.present.tolist() == [True, False, True]
+    assert not silent.audio_features.any()
+    assert len({tuple(item.video_frames.shape) for item in (missing, broken, silent)}) == 1
 
 
 def test_frames_are_a_view_in_channels_last_memory(meld: Path) -> None:
-    frames = open_split(meld, "train")[3]["video_frames"]
+    frames = open_split(meld, "train")[3].video_frames
     assert frames.unsqueeze(0).is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def test_a_loader_makes_batches_of_it(meld: Path) -> None:
     batches = list(DataLoader(open_split(meld, "train"), batch_size=3))
-    assert [len(batch["present"]) for batch in batches] == [3, 2]
+    assert [len(batch.present) for batch in batches] == [3, 2]
     batch = batches[0]
-    assert batch["video_frames"].shape == (3, 3, 4, 32, 64)
-    assert batch["audio_features"].shape == (3, 64, 24)
-    assert batch["text_input"]["input_ids"].shape == (3, 16)
-    assert batch["emotion_label"].tolist() == [EMOTION.index(row.emotion) for row in make_rows(3)]
+    assert batch.video_frames.shape == (3, 3, 4, 32, 64)
+    assert batch.audio_features.shape == (3, 64, 24)
+    assert batch.text_input.input_ids.shape == (3, 16)
+    assert batch.labels["emotion"].tolist() == [EMOTION.index(row.emotion) for row in make_rows(3)]
 
 
 def test_a_split_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:

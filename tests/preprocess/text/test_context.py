@@ -237,9 +237,9 @@ def test_the_data_set_without_a_cache_gives_the_same_tokens(original: Path, fres
     config = config_of()
     dataset = MeldDataset(original, "train", config=config, spec=feature_spec(config, TOKENIZER), tokenizer=TOKENIZER)
     for index, sample in enumerate(samples_of(fresh)):
-        text = dataset[index]["text_input"]
-        np.testing.assert_array_equal(text["input_ids"].numpy(), sample.tokens)
-        assert int(text["attention_mask"].sum()) == sample.meta.num_tokens
+        text = dataset[index].text_input
+        np.testing.assert_array_equal(text.input_ids.numpy(), sample.tokens)
+        assert int(text.attention_mask.sum()) == sample.meta.num_tokens
 
 
 def test_what_did_not_fit_is_noted(original: Path, tmp_path: Path) -> None:
