@@ -1,24 +1,18 @@
 """Clips through worker processes, in order: a clip that crashes or hangs its decoder costs itself, never the run."""
 
-from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from itertools import islice
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
 from preprocess.clips.extract import Extract, Feature, Medium, absent_feature, extract, start_worker
-from preprocess.clips.process_pool import WorkerDiedError, WorkerHungError, Workers, ending_in_words, worker_context
+from preprocess.clips.process_pool import Death, Workers, clip_timeout, in_order, outcome_of, worker_context
 from preprocess.config import PreprocessConfig
 from preprocess.datasets.annotations import Utterance
 from shards.spec import FeatureSpec
 
 __all__ = ["Request", "extract_all"]
-
-_AHEAD = 16
-"""Clips in flight per worker: enough that the others go on while one decodes 4 minutes, and few enough that the results
-waiting in the parent (0.6 MB each by default) never pile up."""
 
 _TRIES_AFTER_A_KILL = 3
 """Memory may have been short for a moment, and processes killed by a person must not change a byte. More than once,
@@ -44,15 +38,9 @@ def extract_all(
     """
     workers = Workers(num_workers, initializer=start_worker, context=_context())
     clips = _Clips(workers, root, config=config, spec=spec)
-    coming = iter(requests)
-    waiting: deque[_Task] = deque()
     try:
-        while True:
-            for request in islice(coming, _AHEAD * num_workers - len(waiting)):
-                waiting.append(clips.start(request))
-            if not waiting:
-                break
-            yield clips.finish(waiting.popleft())
+        for task in in_order(requests, clips.start, num_workers=num_workers):
+            yield clips.finish(task)
     finally:
         workers.stop()
 
@@ -63,16 +51,6 @@ class _Task:
     timeout_seconds: float
     future: "Future[Extract] | None"
     """None where there is nothing to decode."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Death:
-    """The end of a worker in a clip."""
-
-    reason: str
-    timed_out: bool = False
-    from_outside: bool = False
-    """Perhaps not the decoder's own end: the system kills a process that fills the memory, or a person did."""
 
 
 class _Clips:
@@ -89,9 +67,7 @@ class _Clips:
         paths = [self._root / path for path in (request.row.clip, request.row.twin) if path]
         if not paths or not request.media:
             return _Task(request=request, timeout_seconds=0, future=None)
-        megabytes = sum(_size(path) for path in paths) / 1e6
-        # 5 minutes of footage decode in about 10 s.
-        timeout_seconds = self._config.clip_timeout_seconds + 10 * megabytes
+        timeout_seconds = clip_timeout(self._config.clip_timeout_seconds, num_bytes=sum(map(_size, paths)))
         future = self._workers.schedule(
             extract,
             args=(self._root, request.row),
@@ -121,7 +97,7 @@ class _Clips:
             return outcome
         return self._apart(request, outcome)
 
-    def _apart(self, request: Request, death: _Death) -> Extract:
+    def _apart(self, request: Request, death: Death) -> Extract:
         """Read the media of a clip in processes of their own, so that each gives what it would give alone.
 
         The sound goes first: if it survives, it was the picture that died, which need not die again.
@@ -130,19 +106,19 @@ class _Clips:
         sound_died = False
         for medium in sorted(request.media):  # audio, video
             alone = Request(row=request.row, media=(medium,))
-            outcome: Extract | _Death = death
+            outcome: Extract | Death = death
             if len(request.media) > 1 and (medium == "audio" or sound_died):
                 outcome = _outcome(self.start(alone))
-            sound_died = isinstance(outcome, _Death)
-            if isinstance(outcome, _Death) and self._config.decoder == "decord":
+            sound_died = isinstance(outcome, Death)
+            if isinstance(outcome, Death) and self._config.decoder == "decord":
                 first = outcome
                 outcome = _outcome(self.start(alone, trouble=first.reason))
-                if isinstance(outcome, _Death):
+                if isinstance(outcome, Death):
                     outcome = replace(outcome, reason=f"{first.reason}; with PyAV, {outcome.reason}")
                 elif first.from_outside:  # without that it would have been Decord, and other bytes
                     feature = replace(outcome.features[medium], killed=True)
                     outcome = replace(outcome, features={medium: feature})
-            if isinstance(outcome, _Death):
+            if isinstance(outcome, Death):
                 feature = absent_feature(outcome.reason, killed=outcome.timed_out or outcome.from_outside)
                 path = request.row.clip or request.row.twin
                 outcome = Extract(path=path, notes=(), features={medium: feature})
@@ -160,16 +136,9 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _outcome(task: _Task) -> Extract | _Death:
+def _outcome(task: _Task) -> Extract | Death:
     assert task.future is not None
-    try:
-        extracted: Extract = task.future.result()
-    except WorkerHungError:
-        return _Death(reason=f"the decoder hung: killed after {task.timeout_seconds:.0f} s", timed_out=True)
-    except WorkerDiedError as exc:
-        reason = f"the decoder crashed: {ending_in_words(exc.exit_code)}"
-        return _Death(reason=reason, from_outside=exc.from_outside)
-    return extracted
+    return outcome_of(task.future, timeout_seconds=task.timeout_seconds)
 
 
 def _context() -> BaseContext:

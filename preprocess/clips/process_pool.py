@@ -13,15 +13,34 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess, parent_process
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["WorkerDiedError", "WorkerHungError", "Workers", "ending_in_words", "keep_quiet", "worker_context"]
+__all__ = [
+    "Death",
+    "WorkerDiedError",
+    "WorkerHungError",
+    "Workers",
+    "clip_timeout",
+    "ending_in_words",
+    "in_order",
+    "keep_quiet",
+    "outcome_of",
+    "worker_context",
+]
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+_AHEAD = 16
+"""Clips in flight per worker: enough that the others go on while one decodes 4 minutes, and few enough that the results
+waiting in the parent (0.6 MB each by default) never pile up."""
 
 _UNKNOWN_EXIT_CODE = 255
 """What multiprocessing says of a worker whose server, which would know, was killed itself."""
@@ -75,6 +94,47 @@ class WorkerDiedError(Exception):
 
 class WorkerHungError(Exception):
     """A task took longer than it may, and its process was killed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Death:
+    """The end of a worker in a clip."""
+
+    reason: str
+    timed_out: bool = False
+    from_outside: bool = False
+    """Perhaps not the decoder's own end: the system kills a process that fills the memory, or a person did."""
+
+
+def clip_timeout(seconds: float, *, num_bytes: int) -> float:
+    """Return the seconds that a clip may take: 10 more per megabyte. 5 minutes of footage decode in about 10 s."""
+    return seconds + 10 * num_bytes / 1e6
+
+
+def in_order(clips: Iterable[S], start: Callable[[S], T], *, num_workers: int) -> Generator[T]:
+    """Start clip after clip, a few for each worker ahead of the one that is waited for, and give them back in order."""
+    coming = iter(clips)
+    waiting: deque[T] = deque()
+    while True:
+        waiting.extend(map(start, islice(coming, _AHEAD * num_workers - len(waiting))))
+        if not waiting:
+            return
+        yield waiting.popleft()
+
+
+def outcome_of(future: "Future[T]", *, timeout_seconds: float) -> T | Death:
+    """Wait for what a worker makes of a clip, or for its end.
+
+    Raises:
+        Exception: whatever the worker raised that is not about its clip: a bug, with its traceback.
+    """
+    try:
+        return future.result()
+    except WorkerHungError:
+        return Death(reason=f"the decoder hung: killed after {timeout_seconds:.0f} s", timed_out=True)
+    except WorkerDiedError as exc:
+        reason = f"the decoder crashed: {ending_in_words(exc.exit_code)}"
+        return Death(reason=reason, from_outside=exc.from_outside)
 
 
 class Workers:

@@ -3,11 +3,9 @@
 Shape letters: N waveform values.
 """
 
-from collections import deque
 from collections.abc import Generator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,12 @@ import numpy as np
 
 from preprocess.clips.clip import SILENCE
 from preprocess.clips.process_pool import (
-    WorkerDiedError,
-    WorkerHungError,
+    Death,
     Workers,
-    ending_in_words,
+    clip_timeout,
+    in_order,
     keep_quiet,
+    outcome_of,
     worker_context,
 )
 
@@ -62,16 +61,16 @@ def probe_all(
     """
     context = worker_context(preload=["av", "preprocess.doctor.open_clips"])
     workers = Workers(num_workers, initializer=keep_quiet, context=context)
-    rest = iter(num_bytes.items())
-    waiting: deque[tuple[Future[Probe], float]] = deque()
+
+    def start(clip: tuple[str, int]) -> tuple[Future[Probe], float]:
+        path, size = clip
+        seconds = clip_timeout(timeout_seconds, num_bytes=size)
+        return workers.schedule(probe_clip, args=(root / path,), kwargs={}, timeout=seconds), seconds
+
     try:
-        while True:
-            for path, size in islice(rest, _AHEAD * num_workers - len(waiting)):
-                seconds = timeout_seconds + 10 * size / 1e6
-                waiting.append((workers.schedule(probe_clip, args=(root / path,), kwargs={}, timeout=seconds), seconds))
-            if not waiting:
-                break
-            yield _outcome(*waiting.popleft())
+        for future, seconds in in_order(num_bytes.items(), start, num_workers=num_workers):
+            outcome = outcome_of(future, timeout_seconds=seconds)
+            yield Probe(death=outcome.reason) if isinstance(outcome, Death) else outcome
     finally:
         workers.stop()
 
@@ -94,8 +93,6 @@ def probe_clip(path: Path) -> Probe:
     )
 
 
-_AHEAD = 16
-"""Clips in flight per worker, so that the others go on while one takes long."""
 _LIMIT = 0.95
 """AAC does not keep a flat top flat: values cut off at 1 come back a little below and above."""
 
@@ -158,13 +155,3 @@ def _listen(container: Any) -> tuple[bool, float, str]:
     if not num_values:
         return False, 0.0, trouble or "the sound has no values"
     return loudest < SILENCE, num_clipped / num_values, trouble
-
-
-def _outcome(future: "Future[Probe]", timeout_seconds: float) -> Probe:
-    try:
-        probe: Probe = future.result()
-    except WorkerHungError:
-        return Probe(death=f"the decoder hung: killed after {timeout_seconds:.0f} s")
-    except WorkerDiedError as exc:
-        return Probe(death=f"the decoder crashed: {ending_in_words(exc.exit_code)}")
-    return probe

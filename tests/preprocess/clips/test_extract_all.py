@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from preprocess.clips.extract import MEDIA, Extract, Medium
-from preprocess.clips.extract_all import _AHEAD, Request, _Clips, _context, _Death, _outcome, _Task, extract_all
-from preprocess.clips.process_pool import WorkerDiedError, Workers, keep_quiet
+from preprocess.clips.extract_all import Request, _Clips, _context, extract_all
+from preprocess.clips.process_pool import _AHEAD, Death, WorkerDiedError, Workers, keep_quiet, outcome_of
 from preprocess.config import TestClips as WhichClips  # under its own name pytest would take it for tests
 from preprocess.datasets.annotations import Utterance
 from tests.support.clips import (
@@ -248,11 +248,10 @@ def workers() -> Iterator[Workers]:
     workers.stop()
 
 
-def outcome_of(workers: Workers, function: Callable[..., None], *args: int, timeout_seconds: float = 30.0) -> _Death:
+def death_in(workers: Workers, function: Callable[..., None], *args: int, timeout_seconds: float = 30.0) -> Death:
     future = workers.schedule(function, args=args, kwargs={}, timeout=timeout_seconds)
-    request = Request(row=make_utterance(clip="clips/a.mp4"), media=MEDIA)
-    outcome = _outcome(_Task(request=request, timeout_seconds=timeout_seconds, future=future))
-    assert isinstance(outcome, _Death)
+    outcome = outcome_of(future, timeout_seconds=timeout_seconds)
+    assert isinstance(outcome, Death)
     return outcome
 
 
@@ -269,18 +268,18 @@ def outcome_of(workers: Workers, function: Callable[..., None], *args: int, time
 def test_a_worker_that_dies_is_a_reason(
     workers: Workers, function: Callable[..., None], args: tuple[int], reason: str
 ) -> None:
-    death = outcome_of(workers, function, *args)
-    assert death == _Death(reason=f"the decoder crashed: {reason}", from_outside=reason == "SIGKILL")
+    death = death_in(workers, function, *args)
+    assert death == Death(reason=f"the decoder crashed: {reason}", from_outside=reason == "SIGKILL")
 
 
 def test_a_worker_that_hangs_is_killed_and_is_a_reason(workers: Workers) -> None:
-    death = outcome_of(workers, sleep_long, timeout_seconds=1.0)
-    assert death == _Death(reason="the decoder hung: killed after 1 s", timed_out=True)
+    death = death_in(workers, sleep_long, timeout_seconds=1.0)
+    assert death == Death(reason="the decoder hung: killed after 1 s", timed_out=True)
 
 
 def test_an_error_that_is_not_about_the_clip_is_raised(workers: Workers) -> None:
     with pytest.raises(AssertionError, match="a bug"):
-        outcome_of(workers, raise_assertion)
+        death_in(workers, raise_assertion)
 
 
 def test_a_worker_says_nothing_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

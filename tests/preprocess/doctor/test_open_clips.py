@@ -1,13 +1,11 @@
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from preprocess.clips.process_pool import Workers, keep_quiet, worker_context
-from preprocess.doctor.open_clips import Probe, _outcome, probe_all, probe_clip
+from preprocess.doctor.open_clips import Probe, probe_all, probe_clip
 from tests.support.clips import SAMPLE_RATE, cut_without_encoding, tone, write_clip, write_numbered_clip
 
 
@@ -88,24 +86,3 @@ def test_a_clip_that_hangs_the_decoder_costs_itself_alone(tmp_path: Path) -> Non
     assert b == Probe(death="the decoder hung: killed after 3 s")
     assert (a.num_frames, c.num_frames) == (8, 9)
     assert time.monotonic() - began < 60
-
-
-@pytest.mark.parametrize(
-    ("end", "arguments", "words"),
-    [(os.abort, (), "the decoder crashed: SIGABRT"), (os._exit, (3,), "the decoder crashed: exit code 3")],
-)
-def test_how_a_process_ended_is_said(end: Callable[..., None], arguments: tuple[int, ...], words: str) -> None:
-    workers = Workers(1, initializer=keep_quiet, context=worker_context(preload=["av", "preprocess.doctor.open_clips"]))
-    try:
-        assert _outcome(workers.schedule(end, args=arguments, kwargs={}, timeout=10), 10) == Probe(death=words)
-    finally:
-        workers.stop()
-
-
-def test_a_bug_in_a_worker_is_not_taken_for_a_bad_clip() -> None:
-    workers = Workers(1, initializer=keep_quiet, context=worker_context(preload=["av", "preprocess.doctor.open_clips"]))
-    try:
-        with pytest.raises(ZeroDivisionError):
-            _outcome(workers.schedule(divmod, args=(1, 0), kwargs={}, timeout=10), 10)
-    finally:
-        workers.stop()
