@@ -26,13 +26,13 @@ from commands.options import (
     VideoEncoderOption,
     VideoWeightsOption,
     checked,
-    core_count,
     modality_names,
 )
 from commands.progress import bars_by_name
 from commands.terminal import print_json, stdout
 from mmsent.config import ModelConfig, TrainConfig
 from shards.errors import ShardError, describe
+from shards.machine import core_count
 from shards.schema import MODALITIES
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 import typer
 
 from mmsent.config import Precision, TextPooling, VideoEncoderName
+from shards.machine import core_count, free_memory
 from shards.schema import MODALITIES, Modality
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ __all__ = [
     "VideoEncoderOption",
     "VideoWeightsOption",
     "checked",
-    "core_count",
     "modality_names",
     "url_cache",
     "worker_count",
@@ -152,10 +152,15 @@ def _option_of(field: re.Match[str]) -> str:
     return f"--{_OPTION_NAMES.get(field[0], field[0]).replace('_', '-')}"
 
 
+_WORKER_BYTES = 600_000_000
+"""Memory of a process that decodes: the largest one was seen to take 543 MB (docs/benchmarks.md)."""
+
+
 def worker_count(asked: int | None) -> int:
-    """Return how many processes to start: as asked, or as many as cores."""
+    """Return how many processes to start: as asked, or as many as there are cores and memory for."""
     if asked is None:
-        return core_count()
+        memory = free_memory()
+        return core_count() if memory is None else max(1, min(core_count(), memory // _WORKER_BYTES))
     if asked < 1:
         raise ValueError(f"workers must be at least 1, got {asked}")
     return asked
@@ -184,8 +189,3 @@ def modality_names(option: str, text: str) -> list[Modality]:
     if unknown := [name for name in names if name not in MODALITIES]:
         raise typer.BadParameter(f"--{option} takes {', '.join(MODALITIES)}; got {', '.join(unknown)}")
     return cast("list[Modality]", names)
-
-
-def core_count() -> int:
-    """Return the cores this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

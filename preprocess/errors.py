@@ -2,7 +2,7 @@
 
 from shards.errors import ExpectedError
 
-__all__ = ["ClipError", "DatasetError", "TokenizerError"]
+__all__ = ["ClipError", "DatasetError", "MachineError", "TokenizerError"]
 
 
 class ClipError(ExpectedError):
@@ -11,6 +11,10 @@ class ClipError(ExpectedError):
 
 class DatasetError(ExpectedError):
     """The folder or its annotations are not a dataset this program can read."""
+
+
+class MachineError(ExpectedError):
+    """Memory, processes or libraries that this machine lacks: never a fact about a clip."""
 
 
 class TokenizerError(ExpectedError):

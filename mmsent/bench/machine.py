@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from shards.machine import core_count
 from shards.reading.split import Split
 
 __all__ = ["describe_machine", "describe_samples"]
@@ -14,11 +15,10 @@ __all__ = ["describe_machine", "describe_samples"]
 
 def describe_machine() -> str:
     """Say in a line what processor, device and libraries this is, and how busy the machine was lately."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     software = f"Python {platform.python_version()}, torch {version('torch')}, webdataset {version('webdataset')}"
-    return f"{cores} cores of {_processor()}, {device}, {platform.system()}, {software}{load}"
+    return f"{core_count()} cores of {_processor()}, {device}, {platform.system()}, {software}{load}"
 
 
 def describe_samples(split: Split, *, batch_size: int) -> str:

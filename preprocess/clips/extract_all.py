@@ -1,13 +1,24 @@
 """Clips through worker processes, in order: a clip that crashes or hangs its decoder costs itself, never the run."""
 
+import re
+import tempfile
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
-from preprocess.clips.extract import Extract, Feature, Medium, absent_feature, extract, start_worker
-from preprocess.clips.process_pool import Death, Workers, clip_timeout, in_order, outcome_of, worker_context
+from preprocess.clips.extract import MEDIA, Extract, Feature, Medium, absent_feature, extract, start_worker
+from preprocess.clips.known_good import write_known_good
+from preprocess.clips.process_pool import (
+    Death,
+    Workers,
+    clip_timeout,
+    in_order,
+    machine_error,
+    outcome_of,
+    worker_context,
+)
 from preprocess.config import PreprocessConfig
 from preprocess.datasets.annotations import Utterance
 from shards.spec import FeatureSpec
@@ -34,15 +45,17 @@ def extract_all(
     """Extract what is wanted of row after row, each result in its place, on `num_workers` processes.
 
     Raises:
+        MachineError: if what fails is this machine and no clip.
         Exception: whatever a worker raised that is not about its clip: a bug, with its traceback.
     """
     workers = Workers(num_workers, initializer=start_worker, context=_context())
-    clips = _Clips(workers, root, config=config, spec=spec)
-    try:
-        for task in in_order(requests, clips.start, num_workers=num_workers):
-            yield clips.finish(task)
-    finally:
-        workers.stop()
+    with tempfile.TemporaryDirectory(prefix="mmsent-") as folder:
+        clips = _Clips(workers, root, config=config, spec=spec, scratch=Path(folder))
+        try:
+            for task in in_order(requests, clips.start, num_workers=num_workers):
+                yield clips.finish(task)
+        finally:
+            workers.stop()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,21 +69,27 @@ class _Task:
 class _Clips:
     """Gives requests to the workers, and finds out what in a clip ended a worker."""
 
-    def __init__(self, workers: Workers, root: Path, *, config: PreprocessConfig, spec: FeatureSpec) -> None:
+    def __init__(
+        self, workers: Workers, root: Path, *, config: PreprocessConfig, spec: FeatureSpec, scratch: Path
+    ) -> None:
         self._workers = workers
+        self._scratch = scratch
         self._root = root
         self._config = config
         self._spec = spec
 
     def start(self, request: Request, *, trouble: str = "") -> _Task:
         """Schedule a request; with `trouble`, by PyAV."""
-        paths = [self._root / path for path in (request.row.clip, request.row.twin) if path]
+        return self._started(self._root, request, trouble=trouble)
+
+    def _started(self, root: Path, request: Request, *, trouble: str = "") -> _Task:
+        paths = [root / path for path in (request.row.clip, request.row.twin) if path]
         if not paths or not request.media:
             return _Task(request=request, timeout_seconds=0, future=None)
         timeout_seconds = clip_timeout(self._config.clip_timeout_seconds, num_bytes=sum(map(_size, paths)))
         future = self._workers.schedule(
             extract,
-            args=(self._root, request.row),
+            args=(root, request.row),
             kwargs={
                 "media": request.media,
                 "decoder": self._config.decoder,
@@ -94,8 +113,29 @@ class _Clips:
                 break
             outcome = _outcome(self.start(request))
         if isinstance(outcome, Extract):
+            lacks = [feature for feature in outcome.features.values() if _LACKS_MEMORY.search(feature.presence.reason)]
+            if lacks:  # a damaged clip may ask for more memory than there is, too
+                self._check_machine(lacks[0].presence.reason)
             return outcome
+        self._check_machine(outcome.reason)
         return self._apart(request, outcome)
+
+    def _check_machine(self, why: str) -> None:
+        """Decode a clip that is known to be good, in the way in which another one has failed.
+
+        Raises:
+            MachineError: if that fails, too.
+        """
+        good = Request(row=write_known_good(self._scratch), media=MEDIA)
+        outcome = _outcome(self._started(self._scratch, good))
+        reasons = (
+            [outcome.reason]
+            if isinstance(outcome, Death)
+            else [feature.presence.reason for feature in outcome.features.values() if not feature.presence.present]
+        )
+        if reasons:
+            what = f"no clip can be decoded on this machine, one that is known to be good neither: {reasons[0]}"
+            raise machine_error(f"{what} (the clip at hand: {why})" if reasons[0] != why else what)
 
     def _apart(self, request: Request, death: Death) -> Extract:
         """Read the media of a clip in processes of their own, so that each gives what it would give alone.
@@ -126,6 +166,10 @@ class _Clips:
         features: dict[Medium, Feature] = {medium: done[medium].features[medium] for medium in request.media}
         chosen = max(done.values(), key=lambda extracted: len(extracted.notes))  # a worker that died chose no clip
         return Extract(path=chosen.path, notes=chosen.notes, features=features)
+
+
+_LACKS_MEMORY = re.compile("cannot allocate|out of memory|bad_alloc|temporarily unavailable|unable to allocate", re.I)
+"""In the words of FFmpeg, Python, C++ and NumPy."""
 
 
 def _size(path: Path) -> int:

@@ -5,6 +5,7 @@ which does so where memory is short) stops all others; and the locks' names stay
 """
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import signal
@@ -22,6 +23,9 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess, parent_process
 from typing import Any, TypeVar
 
+from preprocess.errors import MachineError
+from shards.errors import describe
+
 __all__ = [
     "Death",
     "WorkerDiedError",
@@ -31,6 +35,7 @@ __all__ = [
     "ending_in_words",
     "in_order",
     "keep_quiet",
+    "machine_error",
     "outcome_of",
     "worker_context",
 ]
@@ -77,6 +82,10 @@ def ending_in_words(exit_code: int) -> str:
         return signal.Signals(-exit_code).name
     except ValueError:  # a real-time signal has no name
         return f"signal {-exit_code}"
+
+
+_LACKS = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOSPC)
+"""What a machine has none of any more; ENOSPC is what a full `/dev/shm` says."""
 
 
 class WorkerDiedError(Exception):
@@ -126,15 +135,33 @@ def outcome_of(future: "Future[T]", *, timeout_seconds: float) -> T | Death:
     """Wait for what a worker makes of a clip, or for its end.
 
     Raises:
-        Exception: whatever the worker raised that is not about its clip: a bug, with its traceback.
+        MachineError: if workers cannot start, or one lacks memory, threads, or a library.
+        Exception: whatever else the worker raised that is not about its clip: a bug, with its traceback.
     """
     try:
         return future.result()
+    except MachineError:
+        raise
+    except (MemoryError, ImportError) as exc:
+        raise machine_error(f"a worker process fails: {type(exc).__name__}: {exc}") from exc
+    except (OSError, RuntimeError) as exc:
+        if getattr(exc, "errno", None) not in _LACKS and "can't start new thread" not in str(exc):
+            raise
+        raise machine_error(f"a worker process fails: {exc}") from exc
     except WorkerHungError:
         return Death(reason=f"the decoder hung: killed after {timeout_seconds:.0f} s", timed_out=True)
     except WorkerDiedError as exc:
         reason = f"the decoder crashed: {ending_in_words(exc.exit_code)}"
         return Death(reason=reason, from_outside=exc.from_outside)
+
+
+def machine_error(what: str) -> MachineError:
+    """Return the error that ends a run whose machine is too small for it, with what to change."""
+    then = (
+        "run the same command again with fewer `--workers`, with memory free, or with higher limits (`ulimit -v`, "
+        "`ulimit -u`, those of the container); what was made is kept, and nothing was recorded of the other clips"
+    )
+    return MachineError(describe(what, then=then))
 
 
 class Workers:
@@ -193,6 +220,8 @@ class Workers:
                     self._workers.append(self._start())
                 self._hand_out()
                 self._listen()
+        except (OSError, RuntimeError, MemoryError) as exc:  # no process, no thread, no memory for one
+            self._break(machine_error(f"a worker process cannot be started: {exc}"))
         except BaseException as exc:  # whoever waits for a result must not wait for ever
             self._break(exc)
         finally:
@@ -269,7 +298,9 @@ class Workers:
         elif not worker.ready:
             self._failed_starts += 1
             if self._failed_starts == _MOST_FAILED_STARTS:
-                raise WorkerDiedError(exit_code)
+                ending = ending_in_words(exit_code)
+                many = f"{_MOST_FAILED_STARTS} in a row ended before taking a clip ({ending})"
+                raise machine_error(f"worker processes cannot start: {many}")
 
 
 @dataclass(slots=True, eq=False)

@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import signal
@@ -12,11 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from preprocess.clips.extract import MEDIA, Extract, Medium
+from preprocess.clips.extract import MEDIA, Extract, Medium, absent_feature, extract
 from preprocess.clips.extract_all import Request, _Clips, _context, extract_all
-from preprocess.clips.process_pool import _AHEAD, Death, WorkerDiedError, Workers, keep_quiet, outcome_of
+from preprocess.clips.known_good import write_known_good
+from preprocess.clips.process_pool import (
+    _AHEAD,
+    Death,
+    WorkerDiedError,
+    WorkerHungError,
+    Workers,
+    keep_quiet,
+    outcome_of,
+)
 from preprocess.config import TestClips as WhichClips  # under its own name pytest would take it for tests
 from preprocess.datasets.annotations import Utterance
+from preprocess.errors import MachineError
 from tests.support.clips import (
     make_utterance,
     small_config,
@@ -141,7 +152,7 @@ def test_a_clip_that_hangs_its_decoder_costs_itself_alone(tmp_path: Path) -> Non
 
 
 class KilledWhereDecordIs(Workers):
-    """Does the work itself, but for what Decord is to do, over which somebody kills every worker."""
+    """Does the work itself, but for what Decord is to do of a row's clip, over which somebody kills every worker."""
 
     def __init__(self) -> None:
         """Start no process."""
@@ -150,7 +161,7 @@ class KilledWhereDecordIs(Workers):
         self, function: Callable[..., Any], *, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float
     ) -> "Future[Any]":
         future: Future[Any] = Future()
-        if kwargs["trouble"] or kwargs["media"] == ("audio",):
+        if kwargs["trouble"] or kwargs["media"] == ("audio",) or args[1].clip == "known-good.mp4":
             future.set_result(function(*args, **kwargs))
         else:
             future.set_exception(WorkerDiedError(-signal.SIGKILL))
@@ -160,12 +171,74 @@ class KilledWhereDecordIs(Workers):
 def test_what_pyav_reads_because_decord_was_killed_from_outside_is_tried_again_by_the_next_run(tmp_path: Path) -> None:
     """Else two runs over the same clips would give different bytes, by what else the machine was at."""
     config = small_config()
-    clips = _Clips(KilledWhereDecordIs(), tmp_path, config=config, spec=small_spec(config))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    clips = _Clips(KilledWhereDecordIs(), tmp_path, config=config, spec=small_spec(config), scratch=scratch)
     (row,) = write_rows(tmp_path, 1)
     extracted = clips.finish(clips.start(Request(row=row, media=MEDIA)))
     assert second_decoder(extracted) == ["picture by PyAV: the decoder crashed: SIGKILL"]
     assert (extracted.video.presence.present, extracted.video.killed) == (True, True)
     assert (extracted.audio.presence.present, extracted.audio.killed) == (True, False)
+
+
+class DiesOfEverything(Workers):
+    """Workers of a machine on which no clip can be decoded: each dies, or says that there is no memory."""
+
+    def __init__(self, outcome: Exception | str) -> None:
+        """Start no process."""
+        self._outcome = outcome
+
+    def schedule(
+        self, function: Callable[..., Any], *, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float
+    ) -> "Future[Any]":
+        future: Future[Any] = Future()
+        if isinstance(self._outcome, Exception):
+            future.set_exception(self._outcome)
+        else:
+            features = {medium: absent_feature(self._outcome) for medium in kwargs["media"]}
+            future.set_result(Extract(path="", notes=(), features=features))
+        return future
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        WorkerDiedError(1),
+        WorkerDiedError(-signal.SIGSEGV),
+        WorkerDiedError(-signal.SIGKILL),
+        WorkerHungError(),
+        MemoryError(),
+        ImportError("libcuda.so.1"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("can't start new thread"),
+        "the picture cannot be read: Cannot allocate memory",
+    ],
+    ids=str,
+)
+def test_what_fails_of_every_clip_is_the_machine_and_ends_the_run(tmp_path: Path, outcome: Exception | str) -> None:
+    config = small_config()
+    rows = write_rows(tmp_path, 1)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    clips = _Clips(DiesOfEverything(outcome), tmp_path, config=config, spec=small_spec(config), scratch=scratch)
+    with pytest.raises(MachineError, match="fewer `--workers`"):
+        clips.finish(clips.start(Request(row=rows[0], media=MEDIA)))
+
+
+def test_the_known_good_clip_is_good(tmp_path: Path) -> None:
+    for decoder in ("decord", "pyav"):
+        config = small_config(decoder=decoder)
+        found = extract(
+            tmp_path,
+            write_known_good(tmp_path),
+            media=MEDIA,
+            decoder=config.decoder,
+            spec=small_spec(config),
+            test_clips="plain",
+        )
+        assert found.video.presence.present
+        assert found.audio.presence.present
+        assert found.notes == ()
 
 
 def test_a_larger_file_has_more_time(tmp_path: Path) -> None:
@@ -174,7 +247,7 @@ def test_a_larger_file_has_more_time(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(bytes(size))
     config = small_config(clip_timeout_seconds=5.0)
     workers = Workers(1, initializer=keep_quiet, context=_context())
-    clips = _Clips(workers, tmp_path, config=config, spec=small_spec(config))
+    clips = _Clips(workers, tmp_path, config=config, spec=small_spec(config), scratch=tmp_path)
     tasks = [
         clips.start(Request(row=make_utterance(clip=clip, twin=twin), media=MEDIA))
         for clip, twin in (("small.mp4", ""), ("large.mp4", ""), ("large.mp4", "large.mp4"))

@@ -11,6 +11,7 @@ import pytest
 
 from preprocess.clips.extract_all import _context
 from preprocess.clips.process_pool import WorkerDiedError, WorkerHungError, Workers, ending_in_words, keep_quiet
+from preprocess.errors import MachineError
 from tests.support.commands import environment
 
 CONTEXT = _context()  # that of the clips: all contexts share one server, and what it has imported
@@ -126,9 +127,9 @@ def test_a_call_that_takes_too_long_is_given_up_and_its_process_ended(workers: W
 def test_workers_that_cannot_start_are_an_error_and_no_endless_wait() -> None:
     workers = Workers(1, initializer=refuse_to_start, context=CONTEXT)
     future = workers.schedule(double, args=(1,), kwargs={}, timeout=30)
-    with pytest.raises(WorkerDiedError):
+    with pytest.raises(MachineError, match="worker processes cannot start: 5 in a row"):
         future.result(timeout=60)
-    with pytest.raises(WorkerDiedError):
+    with pytest.raises(MachineError):
         workers.schedule(double, args=(1,), kwargs={}, timeout=30).result(timeout=60)
     workers.stop()
 
