@@ -42,7 +42,7 @@ def check_run(
         spec=feature_spec(config, tokenizer),
     )
     for split in dataset.splits:
-        missing = [row.key for row in split.utterances if not row.clip and not row.twin]
+        missing = [f"{row.key} ({row.clip_name})" for row in split.utterances if not row.clip and not row.twin]
         check_failures(split, missing, config, why="have no clip")
     shard_folder(out).check(ours, remake=remake)
     return ours
