@@ -71,7 +71,7 @@ def make_item(
 
     Args:
         meta: All of the sample that is not an array.
-        arrays: By modality what `shards.schema.Sample.array` gives, with the frames `(T, H, W, C)` decoded.
+        arrays: What `shards.schema.Sample.array` gives, by modality, with the frames `(T, H, W, C)` decoded.
         number: Number of the sample in its split.
         spec: How the arrays were made.
         label_sets: Tasks and their label names.

@@ -50,7 +50,7 @@ class VideoSpec:
     decoder: str
     decoder_version: str = _provenance()
     encoder_version: str = _provenance()
-    """Of the JPEG encoder; empty with raw storage."""
+    """Version of the JPEG encoder; empty with raw storage."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

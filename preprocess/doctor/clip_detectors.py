@@ -18,7 +18,7 @@ Size = tuple[int, int]
 """Width and height in pixels."""
 
 _LARGE_BYTES = 2_500_000
-"""From https://github.com/declare-lab/MELD/issues/9: most clips beyond it have disturbed sound."""
+"""Most of MELD's clips beyond it have disturbed sound (https://github.com/declare-lab/MELD/issues/9)."""
 _CLIPPED_SHARE = 0.01
 
 

@@ -51,7 +51,7 @@ class Diagnosis:
     """Whether every clip was opened."""
     splits: tuple[SplitSummary, ...]
     findings: tuple[Finding, ...]
-    """In the order of `DETECTORS`, then of the data set."""
+    """What was found, in the order of `DETECTORS`, then of the data set."""
     listed: tuple[Listed, ...]
     """What the registry says of the rows and files there are."""
 
@@ -83,7 +83,7 @@ def diagnose(
         root: The folder.
         deep: Whether to open every clip; otherwise headers are read, which takes seconds.
         num_workers: Processes that open clips.
-        timeout_seconds: After which a clip's process is killed, plus 10 per megabyte.
+        timeout_seconds: Time after which a clip's process is killed, plus 10 per megabyte.
         on_progress: Called from time to time.
 
     Raises:
@@ -117,7 +117,7 @@ def examine(
         dataset: The data set.
         clips: What is known of its files, by path.
         tables: The rows of each split's CSV as written.
-        registry: For the official counts; no detector knows of its issues.
+        registry: Source of the official counts; no detector knows of its issues.
     """
     findings = [
         Finding(detector="missing-split", split=name, detail=f"there is no {name}_sent_emo.csv")

@@ -31,7 +31,7 @@ class Probe:
     """What opening a clip gave."""
 
     promised_frames: int = 0
-    """By the header; 0 where it does not say."""
+    """Frames by the header; 0 where it does not say."""
     num_frames: int = 0
     """Encoded frames that are really in the file."""
     picture_trouble: str = ""
@@ -40,7 +40,7 @@ class Probe:
     silent: bool = False
     """Whether the whole sound is below -100 dB of full scale."""
     clipped_share: float = 0.0
-    """Of the waveform's values, those near or beyond full scale, 0 to 1."""
+    """Share of the waveform's values near or beyond full scale, 0 to 1."""
     death: str = ""
     """How the process that opened it ended; empty for one that came back."""
 
@@ -52,9 +52,9 @@ def probe_all(
 
     Args:
         root: The data set's folder.
-        num_bytes: Of clips, by their paths relative to it.
+        num_bytes: Sizes of the clips, by their paths relative to it.
         num_workers: Processes.
-        timeout_seconds: After which a clip's process is killed, plus 10 per megabyte.
+        timeout_seconds: Time after which a clip's process is killed, plus 10 per megabyte.
 
     Raises:
         Exception: whatever a worker raised that is not about its clip: a bug, with its traceback.

@@ -47,7 +47,7 @@ def find_in_csv(split: DatasetSplit, rows: Sequence[Row]) -> Iterator[Finding]:
 
     Args:
         split: The split.
-        rows: Of its CSV, as they are written there.
+        rows: Those of its CSV, as they are written there.
     """
     keys = [row.key for row in split.utterances]
     found: dict[str, list[str]] = defaultdict(list)

@@ -49,10 +49,10 @@ RAW_DTYPES: Mapping[Modality, np.dtype[Any]] = {
     "audio": np.dtype("<f2"),
     "text": np.dtype("<i4"),
 }
-"""Of raw arrays, little-endian on every machine."""
+"""Dtypes of raw arrays, little-endian on every machine."""
 
 FEATURE_DTYPE = np.dtype("<f4")
-"""Of the outputs of encoders."""
+"""Dtype of the outputs of encoders."""
 
 JPEG_MEMBER = "frames.jpg"
 """Extension of frames with JPEG storage."""
@@ -65,7 +65,7 @@ class ArrayMember:
     extension: str
     """What follows the key and a dot: `frames.npy`, `frames.jpg`; `video.npy` of an encoded one."""
     shape: tuple[int, ...]
-    """Of the array in a batch, which a JPEG is decoded to."""
+    """Shape of the array in a batch, which a JPEG is decoded to."""
     dtype: np.dtype[Any]
 
     @property
@@ -80,7 +80,7 @@ class ArrayMember:
 
     @property
     def num_bytes(self) -> int:
-        """Of the array in a batch, without the header of the member."""
+        """Size of the array in a batch, without the header of the member."""
         size = self.dtype.itemsize
         for length in self.shape:
             size *= length

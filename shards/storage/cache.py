@@ -68,7 +68,8 @@ class ShardCache:
     Args:
         directory: Made when it is missing; on a local disk, because `flock` must work. Other files in it are counted
             and never removed.
-        max_bytes: Of all files in it, unfinished ones included. No process may be given another bound at the same time.
+        max_bytes: The most that all files in it take, unfinished ones included. No process may be given another bound
+            at the same time.
         room_timeout_seconds: How long to wait for room when all files are in use.
 
     Raises:

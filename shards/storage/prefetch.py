@@ -27,7 +27,7 @@ class Prefetcher:
         folder: Where they come from.
         order: Name, size in bytes and SHA-256 of each file, in the order of use; read as far as is ahead. A file may
             come again.
-        ahead_bytes: Of files that were begun and not yet taken.
+        ahead_bytes: Size of the files that may be begun and not yet taken.
         num_threads: Downloads at a time.
     """
 

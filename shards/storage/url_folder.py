@@ -36,9 +36,9 @@ class RetryPolicy:
     """How often a request is made again when it fails in a way that may pass: timeout, reset, 429, 5xx, cut body."""
 
     num_tries: int = 6
-    """Of one request, the first one included. Drivers may try several times on their own within each of ours."""
+    """Tries of one request, the first one included. Drivers may try several times on their own within each of ours."""
     first_wait_seconds: float = 0.5
-    """Before the second try; it doubles from try to try."""
+    """Wait before the second try; it doubles from try to try."""
     longest_wait_seconds: float = 30.0
     """No wait is longer."""
     request_bytes: int = 16 << 20
@@ -169,7 +169,7 @@ _PASSING_NAMES = re.compile(
     "Timeout|Connection|Disconnected|Incomplete|PayloadError|ChunkedEncoding|ProtocolError|Transport|ChecksumError"
     "|HTTPClientError|ResponseParserError"
 )
-"""Of exceptions and their bases in aiohttp, botocore, httpx, requests, urllib3, gcsfs, which are not imported here."""
+"""Exceptions and their bases in aiohttp, botocore, httpx, requests, urllib3, gcsfs, which are not imported here."""
 
 
 def _may_pass(exc: BaseException) -> bool:

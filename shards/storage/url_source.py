@@ -184,6 +184,6 @@ class _Pass:
     max_open: int
     """So many of them are leased at a time."""
     num_taken: int = 0
-    """Of `order`, those that were asked for."""
+    """Shards of `order` that were asked for."""
     failure: Exception | None = None
     """Why it cannot go on."""

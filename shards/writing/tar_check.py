@@ -23,7 +23,7 @@ class Walked:
     row: tuple[Any, ...]
     """What the samples table must say of it; empty if there is a problem."""
     problem: str
-    """In words; empty if it is a sample of the split, byte by byte."""
+    """What is wrong, in words; empty if it is a sample of the split, byte by byte."""
 
 
 def walk_shard(path: Path, *, index: Index, num_samples: int) -> Iterator[Walked]:
