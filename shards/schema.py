@@ -32,7 +32,7 @@ __all__ = [
     "Presence",
     "Sample",
     "SampleMeta",
-    "Source",
+    "SourceClip",
     "canonical_json",
     "check_key",
 ]
@@ -106,7 +106,7 @@ PRESENT = Presence(present=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class SourceClip:
     """The file a sample was made from."""
 
     path: str
@@ -162,7 +162,7 @@ class SampleMeta:
     num_hops: int
     num_tokens: int
     presence: Mapping[Modality, Presence]
-    source: Source
+    source: SourceClip
     video_seconds: float
     """Length of the clip's picture as measured; 0 when there is none."""
     audio_seconds: float

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from preprocess.clips.mp4_header import Mp4Header
-from preprocess.doctor.open_clips import Probe
+from preprocess.doctor.open_clips import OpenedClip
 
 __all__ = ["DETECTORS", "Clip", "Detector", "Finding", "Severity"]
 
@@ -66,7 +66,7 @@ class Clip:
     """None for a file that has none to read."""
     reason: str
     """Why not; empty otherwise."""
-    probe: Probe | None = None
+    opened: OpenedClip | None = None
     """What opening it gave; None where it was not opened."""
 
     @property

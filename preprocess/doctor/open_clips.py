@@ -23,11 +23,11 @@ from preprocess.clips.process_pool import (
     worker_context,
 )
 
-__all__ = ["Probe", "probe_all", "probe_clip"]
+__all__ = ["OpenedClip", "open_clip", "open_clips"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
+class OpenedClip:
     """What opening a clip gave."""
 
     promised_frames: int = 0
@@ -45,9 +45,9 @@ class Probe:
     """How the process that opened it ended; empty for one that came back."""
 
 
-def probe_all(
+def open_clips(
     root: Path, num_bytes: Mapping[str, int], *, num_workers: int, timeout_seconds: float
-) -> Generator[Probe]:
+) -> Generator[OpenedClip]:
     """Open clip after clip, each result in its place, on `num_workers` processes.
 
     Args:
@@ -62,28 +62,28 @@ def probe_all(
     context = worker_context(preload=["av", "preprocess.doctor.open_clips"])
     workers = Workers(num_workers, initializer=keep_quiet, context=context)
 
-    def start(clip: tuple[str, int]) -> tuple[Future[Probe], float]:
+    def start(clip: tuple[str, int]) -> tuple[Future[OpenedClip], float]:
         path, size = clip
         seconds = clip_timeout(timeout_seconds, num_bytes=size)
-        return workers.schedule(probe_clip, args=(root / path,), kwargs={}, timeout=seconds), seconds
+        return workers.schedule(open_clip, args=(root / path,), kwargs={}, timeout=seconds), seconds
 
     try:
         for future, seconds in in_order(num_bytes.items(), start, num_workers=num_workers):
             outcome = outcome_of(future, timeout_seconds=seconds)
-            yield Probe(death=outcome.reason) if isinstance(outcome, Death) else outcome
+            yield OpenedClip(death=outcome.reason) if isinstance(outcome, Death) else outcome
     finally:
         workers.stop()
 
 
-def probe_clip(path: Path) -> Probe:
+def open_clip(path: Path) -> OpenedClip:
     """Read every packet of a clip, decode all of its sound, its first picture and those that end it."""
     try:
         with av.open(str(path)) as container:
             promised, num_frames, picture_trouble = _look(container)
             silent, clipped_share, sound_trouble = _listen(container)
     except av.FFmpegError as exc:
-        return Probe(picture_trouble=f"cannot be opened: {exc.strerror}")
-    return Probe(
+        return OpenedClip(picture_trouble=f"cannot be opened: {exc.strerror}")
+    return OpenedClip(
         promised_frames=promised,
         num_frames=num_frames,
         picture_trouble=picture_trouble,
