@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.format.codec import RAW_DTYPES
-from shards.format.frame_jpeg import encode_strip
+from shards.format.frame_jpeg import encode_frame_jpeg
 from shards.format.index import ShardInfo
-from shards.schema import MELD_LABELS, PRESENT, RAW_ARRAYS, Modality, Presence, Sample, SampleMeta, Source
+from shards.schema import MELD_LABELS, PRESENT, RAW_ARRAYS, Modality, Presence, Sample, SampleMeta, SourceClip
 from shards.spec import AudioSpec, Encoding, FeatureSpec, Storage, TextSpec, VideoSpec
 from shards.writing.finish import finish_split
 from shards.writing.shard_writer import Origin, shard_name, write_shard
@@ -157,7 +157,7 @@ class _MadeUp:
             utterance_id=str(place % 10), turn_index=place % 10, speaker="", text="",
             labels={"emotion": name_of_emotion, "sentiment": _SENTIMENT_OF[name_of_emotion]},
             num_frames=spec.video.num_frames if presence["video"].present else 0, num_hops=num_hops,
-            num_tokens=num_tokens, presence=presence, source=Source(path="", sha256=""),
+            num_tokens=num_tokens, presence=presence, source=SourceClip(path="", sha256=""),
             video_seconds=0.0, audio_seconds=0.0, annotated_seconds=0.0,
         )  # fmt: skip
         arrays = {RAW_ARRAYS[name]: np.empty(0, RAW_DTYPES[name]) for name in features}
@@ -176,7 +176,7 @@ def _frames(spec: FeatureSpec, place: int) -> NDArray[np.uint8]:
     coarse = rng.normal(size=(num_frames, -(-height // 8), -(-width // 8), 3)) * 40
     picture = coarse.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width]
     frames = np.clip(picture + colour + rng.normal(size=picture.shape) * 4, 0, 255).astype(np.uint8)
-    return encode_strip(frames, quality=spec.video.jpeg_quality) if spec.video.storage == "jpeg" else frames
+    return encode_frame_jpeg(frames, quality=spec.video.jpeg_quality) if spec.video.storage == "jpeg" else frames
 
 
 def _no_frames(spec: FeatureSpec) -> NDArray[np.uint8]:

@@ -25,11 +25,11 @@ from preprocess.config import PreprocessConfig
 from preprocess.datasets.annotations import Utterance
 from preprocess.on_the_fly.bench_cases import choose_rows
 from preprocess.text.tokenizer import learn_tokenizer
-from shards.format.frame_jpeg import decode_strip, encode_strip
+from shards.format.frame_jpeg import decode_frame_jpeg, encode_frame_jpeg
 from shards.order.orders import Shuffled
 from shards.reading.loader import ShardLoader
 from shards.reading.split import Split
-from shards.schema import MELD_LABELS, PRESENT, Sample, SampleMeta, Source
+from shards.schema import MELD_LABELS, PRESENT, Sample, SampleMeta, SourceClip
 from shards.spec import FeatureSpec
 from shards.writing.finish import finish_split
 from shards.writing.shard_writer import Origin, shard_name, write_shard
@@ -69,10 +69,10 @@ def measure(root: Path, rows: list[Utterance], *, qualities: list[int], rounds: 
             name = f"JPEG {quality}"
             config = PreprocessConfig(text_encoder="scratch", storage="jpeg", jpeg_quality=quality)
             start = time.perf_counter()
-            stored[name] = [encode_strip(frames, quality=quality) for frames in clips]
+            stored[name] = [encode_frame_jpeg(frames, quality=quality) for frames in clips]
             encoded = time.perf_counter()
-            for strip in stored[name]:
-                decode_strip(strip, shape=spec.video.shape)
+            for jpeg in stored[name]:
+                decode_frame_jpeg(jpeg, shape=spec.video.shape)
             seconds[name] = (encoded - start, time.perf_counter() - encoded)
             splits[name] = _write(Path(folder) / name, stored[name], feature_spec(config, tokenizer))
         rates: dict[str, list[float]] = {name: [] for name in splits}
@@ -110,7 +110,7 @@ def _write(directory: Path, frames: list[NDArray[np.uint8]], spec: FeatureSpec) 
             num_hops=0,
             num_tokens=0,
             presence=dict.fromkeys(("video", "audio", "text"), PRESENT),
-            source=Source(path="", sha256=""),
+            source=SourceClip(path="", sha256=""),
             video_seconds=1.0,
             audio_seconds=1.0,
             annotated_seconds=1.0,
@@ -143,10 +143,10 @@ def _samples_per_second(split: Split) -> float:
     return len(split) / (time.perf_counter() - start)
 
 
-def _psnr(clips: list[NDArray[np.uint8]], strips: list[NDArray[np.uint8]], spec: FeatureSpec) -> float:
+def _psnr(clips: list[NDArray[np.uint8]], jpegs: list[NDArray[np.uint8]], spec: FeatureSpec) -> float:
     errors = [
-        np.square(decode_strip(strip, shape=spec.video.shape).astype(np.float64) - frames).mean()
-        for frames, strip in zip(clips, strips, strict=True)
+        np.square(decode_frame_jpeg(jpeg, shape=spec.video.shape).astype(np.float64) - frames).mean()
+        for frames, jpeg in zip(clips, jpegs, strict=True)
     ]
     return float(10 * np.log10(255**2 / np.mean(errors)))
 

@@ -1,1 +1,1 @@
-"""From clips, annotations and transcripts to samples in shards. Knows nothing of models."""
+"""Clips, annotations and transcripts -> samples in shards. Knows nothing of models."""

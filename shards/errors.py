@@ -8,11 +8,11 @@ __all__ = [
     "FormatVersionError",
     "GaveUpError",
     "OutputBusyError",
-    "RemoteError",
-    "RemoteMissingError",
     "ShardCorruptError",
     "ShardError",
     "SpecMismatchError",
+    "UrlError",
+    "UrlMissingError",
     "describe",
 ]
 
@@ -36,15 +36,15 @@ class ShardCorruptError(ShardError):
     """A shard, table or index whose bytes are not the ones that were written."""
 
 
-class RemoteError(ShardError):
+class UrlError(ShardError):
     """A file by URL that cannot be had, or is not the one that was asked for."""
 
 
-class GaveUpError(RemoteError):
+class GaveUpError(UrlError):
     """A request that still failed after all tries, for a reason that may pass."""
 
 
-class RemoteMissingError(RemoteError):
+class UrlMissingError(UrlError):
     """A server that answers has no such file or folder."""
 
 

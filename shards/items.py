@@ -67,17 +67,17 @@ def make_item(
     spec: FeatureSpec,
     label_sets: Sequence[LabelSet],
 ) -> Item:
-    """Put tensors on the memory of a sample's arrays; tokens alone are copied, to int64.
+    """Put tensors on the memory of a sample's arrays; what is copied are tokens, to int64, and what is read-only.
 
     Args:
         meta: All of the sample that is not an array.
-        arrays: By modality what `shards.schema.Sample.array` gives, with the frames `(T, H, W, C)` decoded.
+        arrays: What `shards.schema.Sample.array` gives, by modality, with the frames `(T, H, W, C)` decoded.
         number: Number of the sample in its split.
         spec: How the arrays were made.
         label_sets: Tasks and their label names.
     """
     raw = {
-        name: torch.from_numpy(np.empty(0, dtype) if name in spec.encoded else arrays[name])
+        name: _tensor(np.empty(0, dtype) if name in spec.encoded else arrays[name])
         for name, dtype in RAW_DTYPES.items()
     }
     frames, ids = raw["video"], raw["text"].long()
@@ -90,5 +90,10 @@ def make_item(
         num_hops=meta.num_hops,
         present=torch.tensor([meta.presence[name].present for name in MODALITIES]),
         labels={labels.task: labels.index(meta.labels[labels.task]) for labels in label_sets},
-        features={name: torch.from_numpy(arrays[name]) for name in spec.encoded},
+        features={name: _tensor(arrays[name]) for name in spec.encoded},
     )
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    """Return an array as a tensor: torch knows no read-only ones, and a decoded JPEG is read-only."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())

@@ -16,7 +16,7 @@ __all__ = ["locked"]
 _LOG = logging.getLogger(__name__)
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
-"""Of disks that know no locks, as Lustre mounted without `flock`."""
+"""Errors of disks that know no locks, as Lustre mounted without `flock`."""
 
 
 @contextmanager

@@ -32,7 +32,7 @@ __all__ = [
     "Presence",
     "Sample",
     "SampleMeta",
-    "Source",
+    "SourceClip",
     "canonical_json",
     "check_key",
 ]
@@ -106,13 +106,13 @@ PRESENT = Presence(present=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class SourceClip:
     """The file a sample was made from."""
 
     path: str
     """Relative to the dataset's folder, with forward slashes; empty when the row has no clip."""
     sha256: str
-    """Of the file's content; empty when the row has no clip."""
+    """Digest of the file's content; empty when the row has no clip."""
 
 
 NoteAbout = Literal["row", "video", "audio", "text"]
@@ -162,11 +162,11 @@ class SampleMeta:
     num_hops: int
     num_tokens: int
     presence: Mapping[Modality, Presence]
-    source: Source
+    source: SourceClip
     video_seconds: float
-    """Of the clip's picture as measured; 0 when there is none."""
+    """Length of the clip's picture as measured; 0 when there is none."""
     audio_seconds: float
-    """Of the clip's sound as measured; 0 when there is none."""
+    """Length of the clip's sound as measured; 0 when there is none."""
     annotated_seconds: float
     """EndTime - StartTime of the annotation; 0 where it does not say."""
     notes: tuple[Note, ...] = ()
@@ -178,7 +178,7 @@ class SampleMeta:
 
     @property
     def duration_seconds(self) -> float:
-        """Of the clip as measured, the longer of picture and sound; 0 when there is none."""
+        """Length of the clip as measured, the longer of picture and sound; 0 when there is none."""
         return max(self.video_seconds, self.audio_seconds)
 
 

@@ -50,7 +50,7 @@ class VideoSpec:
     decoder: str
     decoder_version: str = _provenance()
     encoder_version: str = _provenance()
-    """Of the JPEG encoder; empty with raw storage."""
+    """Version of the JPEG encoder; empty with raw storage."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -208,10 +208,10 @@ class FeatureSpec:
         return found
 
 
-_Part = VideoSpec | AudioSpec | TextSpec | Encoding
+_AnySpec = VideoSpec | AudioSpec | TextSpec | Encoding
 
 
-def _differences(prefix: str, ours: _Part, theirs: _Part, *, provenance: bool) -> list[Difference]:
+def _differences(prefix: str, ours: _AnySpec, theirs: _AnySpec, *, provenance: bool) -> list[Difference]:
     found = []
     for item in fields(ours):
         if item.metadata.get("provenance") and not provenance:
@@ -222,5 +222,5 @@ def _differences(prefix: str, ours: _Part, theirs: _Part, *, provenance: bool) -
     return found
 
 
-def _plain(part: _Part) -> dict[str, Any]:
-    return {item.name: getattr(part, item.name) for item in fields(part)}
+def _plain(spec: _AnySpec) -> dict[str, Any]:
+    return {item.name: getattr(spec, item.name) for item in fields(spec)}

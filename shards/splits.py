@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from shards.errors import GaveUpError, RemoteError, RemoteMissingError, ShardError, describe
+from shards.errors import GaveUpError, ShardError, UrlError, UrlMissingError, describe
 from shards.format.index import INDEX_NAME
 from shards.reading.split import Split
 from shards.schema import SPLITS
 from shards.storage.cache import ShardCache
 from shards.storage.local import LocalSource
 from shards.storage.source import Source
-from shards.storage.url_folder import RemoteFolder, is_url
-from shards.storage.url_source import RemoteSource
+from shards.storage.url_folder import UrlFolder, is_url
+from shards.storage.url_source import UrlSource
 
 __all__ = ["open_split", "split_directories", "split_sources"]
 
@@ -49,20 +49,20 @@ def split_sources(location: str | Path, *, cache: ShardCache | None = None) -> d
         return {name: LocalSource(directory) for name, directory in split_directories(Path(location)).items()}
     if cache is None:
         raise ShardError(describe("shards behind a URL need a cache", file=location, then="give `--cache DIR`"))
-    root = RemoteFolder(location)
+    root = UrlFolder(location)
     found: dict[str, Source] = {}
-    failure: RemoteError | None = None
+    failure: UrlError | None = None
     for name in _names(root):
         try:
             root.child(name).read(INDEX_NAME)
         except GaveUpError:
             raise
-        except RemoteError as exc:  # a server that may not list often says "forbidden" of what is not there
+        except UrlError as exc:  # a server that may not list often says "forbidden" of what is not there
             failure = exc
         else:
-            found[name] = RemoteSource(root.child(name), cache)
+            found[name] = UrlSource(root.child(name), cache)
     if not found:
-        if failure is not None and not isinstance(failure, RemoteMissingError):
+        if failure is not None and not isinstance(failure, UrlMissingError):
             raise failure  # it says why nothing may be read there, and what to do
         then = "give the URL of the folder that `mmsent preprocess --out` made"
         what = f"no finished split is here; looked for {', '.join(SPLITS)} with an {INDEX_NAME}"
@@ -83,13 +83,13 @@ def open_split(location: str | Path, name: str, *, cache: ShardCache | None = No
     return Split(sources[name])
 
 
-def _names(root: RemoteFolder) -> list[str]:
+def _names(root: UrlFolder) -> list[str]:
     """Return what may be splits: the usual names, and others where the server lists its folders."""
     try:
         listed = root.list()
     except GaveUpError:
         raise
-    except RemoteError:
+    except UrlError:
         return list(SPLITS)
     others = [name for name in listed if name not in SPLITS and "." not in name and name != "tokenizer"]
     return [*(name for name in SPLITS if name in listed), *others]

@@ -69,7 +69,7 @@ def build_shards(
         dataset: What to read.
         out: A folder that is empty, new, or holds shards of ours.
         config: How.
-        tokenizer: From `build_tokenizer`.
+        tokenizer: The one of `preprocess.building.feature_spec.build_tokenizer`.
         num_workers: Processes that decode; they do not change any byte.
         part: Which share of the shards to make; whoever finishes last publishes the index.
         remake: Whether pictures may be decoded again because they are to be made in another way.

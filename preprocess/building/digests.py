@@ -59,7 +59,7 @@ def inputs_sha256(rows_sha256: str, clips: Sequence[str]) -> str:
     """Return the digest of all that a shard is made from, besides the feature spec.
 
     Args:
-        rows_sha256: From the function of that name.
+        rows_sha256: Result of the function of that name.
         clips: The `clip_sha256` of each row, in order.
     """
     return _sha256([rows_sha256, *clips])

@@ -25,7 +25,7 @@ T = TypeVar("T")
 _SAMPLE_CLIPS = 24
 """Clips decoded to measure; MELD's lengths vary so much that fewer mislead by half."""
 _META_BYTES = 4_500
-"""Of a sample besides its arrays: the JSON, about 800 bytes, and the headers and padding of a tar's four members."""
+"""What a sample takes besides its arrays: JSON, about 800 bytes, and headers and padding of a tar's four members."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,26 +33,26 @@ class Estimate:
     """What a run would read, write and take."""
 
     num_rows: int
-    """Of the shards that are this run's: of all, or of its part of them."""
+    """Rows of the shards that are this run's: all, or its part of them."""
     num_clips: int
     """Rows that have one."""
     num_rows_done: int
     """Rows in shards that an earlier run into the same folder finished in the same way."""
     annotated_hours: float
-    """Of all rows, by their annotations."""
+    """Footage of all rows, by their annotations."""
     clip_bytes: int
     """A file that several rows are cut from counts once."""
     shard_bytes: Mapping[Modality, int]
-    """Of all rows, by what takes them; text holds everything that is neither picture nor sound."""
+    """Size of all rows by what takes it; text holds everything that is neither picture nor sound."""
     needed_bytes: int
     """What the shards that are to be made take beyond those they replace."""
     free_bytes: int
-    """On the disk of the output folder."""
+    """Room on the disk of the output folder."""
     clips_measured: int
     clips_per_second: float
-    """Of those, on as many processes as asked for, and of what is to be decoded of them: picture, sound or both."""
+    """Rate of those on as many processes as asked for, decoding what is to be decoded: picture, sound or both."""
     minutes: float
-    """For all that is to be decoded, at that rate per byte of clip."""
+    """Time for all that is to be decoded, at that rate per byte of clip."""
 
     @property
     def fits(self) -> bool:

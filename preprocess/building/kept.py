@@ -15,7 +15,7 @@ __all__ = ["GatheredOrigin", "RecordedShard", "recorded_shard"]
 
 
 class GatheredOrigin:
-    """From what the samples of a shard are made, gathered as they are written."""
+    """What the samples of a shard are made from, gathered as they are written."""
 
     def __init__(self, spec: FeatureSpec, rows_sha256: str) -> None:
         self._fingerprints = spec.fingerprints()

@@ -26,7 +26,7 @@ def open_old_shard(path: Path, recorded: RecordedShard | None) -> Iterator["OldS
 
     Args:
         path: The tar.
-        recorded: From `preprocess.building.kept.recorded_shard`, with the spec of the shard to make.
+        recorded: What `preprocess.building.kept.recorded_shard` says, given the spec of the shard to make.
     """
     with ExitStack() as stack:
         members: dict[str, _Members] = {}

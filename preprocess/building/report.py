@@ -50,7 +50,7 @@ class SplitReport:
     csv: str
     clip_folder: str
     index_sha256: str
-    """Of the content of `index.json`: what is said of the samples holds as long as it does."""
+    """Digest of the content of `index.json`: what is said of the samples holds as long as it does."""
     num_rows: int
     num_samples: int
     num_dialogues: int

@@ -10,8 +10,8 @@ from preprocess.clips.extract import Extract
 from preprocess.datasets.annotations import Utterance
 from preprocess.text.context import tokenize
 from preprocess.text.tokenizer import TextTokenizer
-from shards.format.frame_jpeg import encode_strip
-from shards.schema import PRESENT, Note, Presence, Sample, SampleMeta, Source
+from shards.format.frame_jpeg import encode_frame_jpeg
+from shards.schema import PRESENT, Note, Presence, Sample, SampleMeta, SourceClip
 from shards.spec import FeatureSpec, VideoSpec
 
 __all__ = ["make_sample"]
@@ -63,7 +63,7 @@ def make_sample(
             "audio": audio.presence,
             "text": PRESENT if has_text else Presence(present=False, reason="the transcript is empty"),
         },
-        source=Source(path=extracted.path, sha256=source_sha256),
+        source=SourceClip(path=extracted.path, sha256=source_sha256),
         video_seconds=video.seconds,
         audio_seconds=audio.seconds,
         annotated_seconds=row.annotated_seconds,
@@ -81,4 +81,4 @@ def make_sample(
 def _no_frames(spec: VideoSpec) -> NDArray[np.uint8]:
     """Return black frames as they are stored."""
     black = np.zeros(spec.shape, np.uint8)
-    return encode_strip(black, quality=spec.jpeg_quality) if spec.storage == "jpeg" else black
+    return encode_frame_jpeg(black, quality=spec.jpeg_quality) if spec.storage == "jpeg" else black

@@ -25,7 +25,7 @@ from preprocess.clips.pyav_clip import PyavClip, glance, probe_seconds
 from preprocess.config import Decoder, TestClips
 from preprocess.datasets.annotations import Span, Utterance
 from preprocess.errors import ClipError
-from shards.format.frame_jpeg import encode_strip
+from shards.format.frame_jpeg import encode_frame_jpeg
 from shards.schema import PRESENT, Note, NoteKind, Presence
 from shards.spec import AudioSpec, FeatureSpec, VideoSpec
 
@@ -193,7 +193,7 @@ def _read_video(readers: "_Readers", utterance: Utterance, spec: FeatureSpec, *,
         return absent_feature(presence.reason)
     array = picture.frames
     if spec.video.storage == "jpeg":
-        array = encode_strip(array, quality=spec.video.jpeg_quality)
+        array = encode_frame_jpeg(array, quality=spec.video.jpeg_quality)
     notes = (*_second_decoder("video", second), *_picture_notes(utterance, picture))
     return Feature(
         array=array, length=picture.num_frames, presence=presence, seconds=picture.duration_seconds, notes=notes

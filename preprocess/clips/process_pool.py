@@ -189,8 +189,8 @@ class Workers:
 
         Args:
             function: Found by its name in the worker.
-            args: Of the call.
-            kwargs: Of the call.
+            args: Positional arguments of the call.
+            kwargs: Positional arguments of the call.
             timeout: Seconds from the moment that a worker takes it.
 
         Returns:

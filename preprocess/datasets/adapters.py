@@ -28,7 +28,7 @@ class Adapter:
     read: Callable[[Path], Dataset]
     """Read it, every row; raises `DatasetError` with what is wrong, in which file, and what to do."""
     looks_for: str
-    """For the message that nothing was recognised."""
+    """What such a path is, for the message that nothing was recognised."""
 
 
 ADAPTERS: Mapping[str, Adapter] = MappingProxyType(

@@ -11,17 +11,17 @@ from typing import TypeVar
 from preprocess.errors import DatasetError
 from shards.errors import describe
 
-__all__ = ["Row", "read_columns", "read_table", "value_of", "walk"]
+__all__ = ["CsvRow", "folders_under", "read_columns", "read_csv", "value_of"]
 
 R = TypeVar("R")
 
-Row = Mapping[str, str | None]
+CsvRow = Mapping[str, str | None]
 """Values by column; None where a row ends before it."""
 
 _MAX_DEPTH = 4
 
 
-def read_table(path: Path, required: Collection[str], parse: Callable[[Row], R]) -> list[R]:
+def read_csv(path: Path, required: Collection[str], parse: Callable[[CsvRow], R]) -> list[R]:
     """Read an annotation file.
 
     Args:
@@ -56,7 +56,7 @@ def read_columns(path: Path, required: Collection[str]) -> list[str]:
         return list(reader.fieldnames or ())
 
 
-def value_of(row: Row, column: str) -> str:
+def value_of(row: CsvRow, column: str) -> str:
     """Return a value; `ValueError` if the row ends before it."""
     text = row[column]
     if text is None:
@@ -64,7 +64,7 @@ def value_of(row: Row, column: str) -> str:
     return text
 
 
-def walk(root: Path) -> Iterator[Path]:
+def folders_under(root: Path) -> Iterator[Path]:
     """Yield a folder and those in it, shallow ones first, hidden ones left out."""
     level = [root]
     for _ in range(_MAX_DEPTH):

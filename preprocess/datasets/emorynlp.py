@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from preprocess.datasets.annotations import Dataset, DatasetSplit, Span, Utterance, numbered_by
-from preprocess.datasets.csv_rows import Row, read_table, value_of, walk
+from preprocess.datasets.csv_rows import CsvRow, folders_under, read_csv, value_of
 from preprocess.datasets.meld import normalise_text, parse_time
 from preprocess.errors import DatasetError
 from shards.errors import describe
@@ -34,7 +34,9 @@ _CLIP_FOLDER = re.compile(r"(?:emorynlp_)?(train|dev|test)(?:_splits)?")
 
 def is_emorynlp(root: Path) -> bool:
     """Whether a folder, or one in it, holds an annotation file of EmoryNLP's name."""
-    return root.is_dir() and any(_CSV.fullmatch(path.name) for folder in walk(root) for path in folder.glob("*.csv"))
+    return root.is_dir() and any(
+        _CSV.fullmatch(path.name) for folder in folders_under(root) for path in folder.glob("*.csv")
+    )
 
 
 def read_emorynlp(root: Path) -> Dataset:
@@ -65,7 +67,7 @@ def _find_csvs(root: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
     """Choose the shallowest annotation file of each split; equal copies of it are no trouble, another one is."""
     found: dict[str, Path] = {}
     others = []
-    for folder in walk(root):
+    for folder in folders_under(root):
         for path in sorted(folder.glob("*.csv")):
             match = _CSV.fullmatch(path.name)
             if match is None or (first := found.setdefault(match[1], path)) is path:
@@ -89,7 +91,7 @@ class _Files:
 
 def _find_files(root: Path, splits: list[str]) -> dict[str, _Files]:
     files = {name: _Files() for name in ("", *splits)}
-    for folder in walk(root):
+    for folder in folders_under(root):
         match = _CLIP_FOLDER.fullmatch(folder.name.lower())
         split = match[1] if match is not None and match[1] in splits and folder != root else ""
         for path in sorted(folder.glob("*.mp4")):
@@ -130,17 +132,17 @@ def _read_splits(root: Path, csvs: Mapping[str, Path], files: Mapping[str, _File
 def _read_rows(split: str, path: Path, clips: Mapping[str, str]) -> tuple[Utterance, ...]:
     seen: set[str] = set()
 
-    def parse(values: Row) -> Utterance:
+    def parse(values: CsvRow) -> Utterance:
         row = _parse_row(split, values, clips)
         if row.key in seen:
             raise ValueError(f"the row of {row.clip_name} comes twice")
         seen.add(row.key)
         return row
 
-    return numbered_by(read_table(path, COLUMNS, parse), lambda row: int(row.utterance_id))
+    return numbered_by(read_csv(path, COLUMNS, parse), lambda row: int(row.utterance_id))
 
 
-def _parse_row(split: str, values: Row, clips: Mapping[str, str]) -> Utterance:
+def _parse_row(split: str, values: CsvRow, clips: Mapping[str, str]) -> Utterance:
     value = partial(value_of, values)
     season, episode, scene, utterance = (
         _number(column, value(column)) for column in ("Season", "Episode", "Scene_ID", "Utterance_ID")

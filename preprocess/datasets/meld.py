@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from preprocess.datasets.annotations import Dataset, DatasetSplit, Span, Utterance, numbered_by
-from preprocess.datasets.csv_rows import Row, read_table, value_of, walk
+from preprocess.datasets.csv_rows import CsvRow, folders_under, read_csv, value_of
 from preprocess.errors import DatasetError
 from shards.errors import describe
 from shards.schema import MELD_LABELS, SPLITS
@@ -21,7 +21,7 @@ COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utter
 
 def is_meld(root: Path) -> bool:
     """Whether a folder, or one in it, holds an annotation file of MELD's name."""
-    return root.is_dir() and any((folder / name).is_file() for folder in walk(root) for name in MELD_CSVS)
+    return root.is_dir() and any((folder / name).is_file() for folder in folders_under(root) for name in MELD_CSVS)
 
 
 def read_meld(root: Path) -> Dataset:
@@ -46,7 +46,7 @@ def read_meld(root: Path) -> Dataset:
 
 
 def _read_meld(root: Path) -> Dataset:
-    folders = list(walk(root))
+    folders = list(folders_under(root))
     csvs, others = _find_csvs(root, folders)
     clip_folders = _find_clip_folders(root, folders)
     if not csvs:
@@ -213,17 +213,17 @@ def _read_rows(path: Path) -> list[_Row]:
     """Read an annotation file, every row or none."""
     seen: set[tuple[str, str]] = set()
 
-    def parse(values: Row) -> _Row:
+    def parse(values: CsvRow) -> _Row:
         row = _parse_row(values)
         if (row.dialogue_id, row.utterance_id) in seen:
             raise ValueError(f"dialogue {row.dialogue_id}, utterance {row.utterance_id} comes twice")
         seen.add((row.dialogue_id, row.utterance_id))
         return row
 
-    return read_table(path, COLUMNS, parse)
+    return read_csv(path, COLUMNS, parse)
 
 
-def _parse_row(values: Row) -> _Row:
+def _parse_row(values: CsvRow) -> _Row:
     value = partial(value_of, values)
     labels = {}
     for label_set, column in zip(MELD_LABELS, ("Emotion", "Sentiment"), strict=True):

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from preprocess.datasets.annotations import Dataset, DatasetSplit, Span, Utterance, by_turn
-from preprocess.datasets.csv_rows import Row, read_columns, read_table, value_of
+from preprocess.datasets.csv_rows import CsvRow, read_columns, read_csv, value_of
 from preprocess.datasets.meld import normalise_text
 from preprocess.errors import DatasetError
 from shards.errors import describe
@@ -53,7 +53,7 @@ def read_own(root: Path) -> Dataset:
     turns: Counter[str] = Counter()
     seen: set[str] = set()
 
-    def parse(values: Row) -> Utterance:
+    def parse(values: CsvRow) -> Utterance:
         row = _parse_row(path.parent, values, tasks, turns)
         if row.key in seen:
             raise ValueError(f"id {row.utterance_id!r} comes twice in {row.split}")
@@ -61,7 +61,7 @@ def read_own(root: Path) -> Dataset:
         turns[f"{row.split} {row.dialogue_id}"] += 1
         return row
 
-    rows = read_table(path, REQUIRED, parse)
+    rows = read_csv(path, REQUIRED, parse)
     found = {split: by_turn(row for row in rows if row.split == split) for split in SPLITS}
     return Dataset(
         root=path.parent,
@@ -143,7 +143,7 @@ def _plain(label: str) -> str:
         return " ".join(re.split(r"[\s_-]+", unicodedata.normalize("NFKC", label).casefold().strip()))
 
 
-def _parse_row(root: Path, values: Row, tasks: tuple[str, ...], turns: Counter[str]) -> Utterance:
+def _parse_row(root: Path, values: CsvRow, tasks: tuple[str, ...], turns: Counter[str]) -> Utterance:
     value = partial(value_of, values)
 
     def optional(column: str) -> str:

@@ -18,7 +18,7 @@ Size = tuple[int, int]
 """Width and height in pixels."""
 
 _LARGE_BYTES = 2_500_000
-"""From https://github.com/declare-lab/MELD/issues/9: most clips beyond it have disturbed sound."""
+"""Most of MELD's clips beyond it have disturbed sound (https://github.com/declare-lab/MELD/issues/9)."""
 _CLIPPED_SHARE = 0.01
 
 
@@ -133,30 +133,30 @@ def _unusable(row: Utterance, clip: Clip) -> Iterator[Finding]:
     def found(detector: str, detail: str) -> Finding:
         return Finding(detector=detector, split=row.split, key=row.key, file=clip.path, detail=detail)
 
-    probe = clip.probe
+    opened = clip.opened
     if not clip.num_bytes:
         yield found("empty-clip", clip.reason)
     elif clip.header is None:
-        opens = probe is not None and probe.num_frames and not probe.picture_trouble
+        opens = opened is not None and opened.num_frames and not opened.picture_trouble
         yield found("odd-header" if opens else "unreadable-clip", clip.reason)
         return
     elif clip.header.missing_bytes:
-        held = f"; of {probe.promised_frames} frames {probe.num_frames} are there" if probe is not None else ""
+        held = f"; of {opened.promised_frames} frames {opened.num_frames} are there" if opened is not None else ""
         yield found("truncated-clip", f"{clip.header.missing_bytes:,} bytes are missing{held}")
-    elif probe is not None and probe.num_frames < probe.promised_frames and not probe.death:
+    elif opened is not None and opened.num_frames < opened.promised_frames and not opened.death:
         yield found(
-            "truncated-clip", f"the header promises {probe.promised_frames} frames, the file holds {probe.num_frames}"
+            "truncated-clip", f"the header promises {opened.promised_frames} frames, the file holds {opened.num_frames}"
         )
-    if probe is not None and probe.death:
-        yield found("crash", probe.death)
-    for trouble in (probe.picture_trouble, probe.sound_trouble) if probe is not None else ():
+    if opened is not None and opened.death:
+        yield found("crash", opened.death)
+    for trouble in (opened.picture_trouble, opened.sound_trouble) if opened is not None else ():
         if trouble:
             yield found("damaged", trouble)
 
 
 def _odd(row: Utterance, clip: Clip, *, usual: Size | None) -> Iterator[Finding]:
     """Yield what is worth knowing of a clip that can be used."""
-    header, probe = clip.header, clip.probe
+    header, opened = clip.header, clip.opened
     found: dict[str, str] = {}
     if header is None:
         return
@@ -172,10 +172,10 @@ def _odd(row: Utterance, clip: Clip, *, usual: Size | None) -> Iterator[Finding]
         found |= _odd_sound(header)
     if clip.num_bytes > _LARGE_BYTES:
         found["large-file"] = f"{clip.num_bytes / 1e6:.1f} MB"
-    if probe is not None and probe.silent:
+    if opened is not None and opened.silent:
         found["silent"] = "the whole sound is below -100 dB"
-    if probe is not None and probe.clipped_share > _CLIPPED_SHARE:
-        found["clipped"] = f"{probe.clipped_share:.1%} of the sound is at full scale"
+    if opened is not None and opened.clipped_share > _CLIPPED_SHARE:
+        found["clipped"] = f"{opened.clipped_share:.1%} of the sound is at full scale"
     for detector, detail in found.items():
         yield Finding(detector=detector, split=row.split, key=row.key, file=clip.path, detail=detail)
 

@@ -11,9 +11,9 @@ from preprocess.datasets.annotations import Dataset, DatasetSplit
 from preprocess.datasets.meld import read_meld
 from preprocess.doctor.clip_detectors import find_in_clips, find_same_content, usual_size
 from preprocess.doctor.findings import DETECTORS, Clip, Finding, Severity
-from preprocess.doctor.open_clips import probe_all
+from preprocess.doctor.open_clips import open_clips
 from preprocess.doctor.registry import GENERATIONS, Listed, OfficialSplit, Registry, compare, load_registry
-from preprocess.doctor.row_detectors import Row, find_in_csv, find_in_rows, find_leakage
+from preprocess.doctor.row_detectors import WrittenRow, find_in_csv, find_in_rows, find_leakage
 from preprocess.errors import ClipError
 from shards.files import sha256_file
 
@@ -51,7 +51,7 @@ class Diagnosis:
     """Whether every clip was opened."""
     splits: tuple[SplitSummary, ...]
     findings: tuple[Finding, ...]
-    """In the order of `DETECTORS`, then of the data set."""
+    """What was found, in the order of `DETECTORS`, then of the data set."""
     listed: tuple[Listed, ...]
     """What the registry says of the rows and files there are."""
 
@@ -83,7 +83,7 @@ def diagnose(
         root: The folder.
         deep: Whether to open every clip; otherwise headers are read, which takes seconds.
         num_workers: Processes that open clips.
-        timeout_seconds: After which a clip's process is killed, plus 10 per megabyte.
+        timeout_seconds: Time after which a clip's process is killed, plus 10 per megabyte.
         on_progress: Called from time to time.
 
     Raises:
@@ -109,7 +109,7 @@ def diagnose(
 
 
 def examine(
-    dataset: Dataset, clips: Mapping[str, Clip], *, tables: Mapping[str, Sequence[Row]], registry: Registry
+    dataset: Dataset, clips: Mapping[str, Clip], *, tables: Mapping[str, Sequence[WrittenRow]], registry: Registry
 ) -> list[Finding]:
     """Run the detectors that read no file.
 
@@ -117,7 +117,7 @@ def examine(
         dataset: The data set.
         clips: What is known of its files, by path.
         tables: The rows of each split's CSV as written.
-        registry: For the official counts; no detector knows of its issues.
+        registry: Source of the official counts; no detector knows of its issues.
     """
     findings = [
         Finding(detector="missing-split", split=name, detail=f"there is no {name}_sent_emo.csv")
@@ -187,9 +187,9 @@ def _open(
     """Open the clips that hold anything, each in a process that may die of it."""
     num_bytes = {clip.path: clip.num_bytes for clip in clips.values() if clip.num_bytes}
     opened = dict(clips)
-    probes = probe_all(dataset.root, num_bytes, num_workers=num_workers, timeout_seconds=timeout_seconds)
-    for number, (path, probe) in enumerate(zip(num_bytes, probes, strict=True), start=1):
-        opened[path] = replace(clips[path], probe=probe)
+    opened_clips = open_clips(dataset.root, num_bytes, num_workers=num_workers, timeout_seconds=timeout_seconds)
+    for number, (path, found) in enumerate(zip(num_bytes, opened_clips, strict=True), start=1):
+        opened[path] = replace(clips[path], opened=found)
         on_progress("clips opened", number, len(num_bytes))
     return opened
 

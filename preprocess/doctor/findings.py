@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from preprocess.clips.mp4_header import Mp4Header
-from preprocess.doctor.open_clips import Probe
+from preprocess.doctor.open_clips import OpenedClip
 
 __all__ = ["DETECTORS", "Clip", "Detector", "Finding", "Severity"]
 
@@ -35,7 +35,7 @@ class Finding:
     """Empty for what is about the whole data set."""
     detail: str
     key: str = ""
-    """Of the row it is about; empty for what is about a file without a row, or about a split."""
+    """Key of the row it is about; empty for what is about a file without a row, or about a split."""
     file: str = ""
     """What it is about, relative to the data set's folder; empty where no file is."""
 
@@ -66,7 +66,7 @@ class Clip:
     """None for a file that has none to read."""
     reason: str
     """Why not; empty otherwise."""
-    probe: Probe | None = None
+    opened: OpenedClip | None = None
     """What opening it gave; None where it was not opened."""
 
     @property
@@ -163,4 +163,4 @@ DETECTORS: Mapping[str, Detector] = {
     "silent": _d("error", "digital silence", "The sound is marked absent."),
     "clipped": _d("warning", "sound at its limit", "Recorded too loud or disturbed: listen to it."),
 }
-"""By name, in the order of a report."""
+"""What is looked for, by name, in the order of a report."""

@@ -23,15 +23,15 @@ from preprocess.clips.process_pool import (
     worker_context,
 )
 
-__all__ = ["Probe", "probe_all", "probe_clip"]
+__all__ = ["OpenedClip", "open_clip", "open_clips"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
+class OpenedClip:
     """What opening a clip gave."""
 
     promised_frames: int = 0
-    """By the header; 0 where it does not say."""
+    """Frames by the header; 0 where it does not say."""
     num_frames: int = 0
     """Encoded frames that are really in the file."""
     picture_trouble: str = ""
@@ -40,21 +40,21 @@ class Probe:
     silent: bool = False
     """Whether the whole sound is below -100 dB of full scale."""
     clipped_share: float = 0.0
-    """Of the waveform's values, those near or beyond full scale, 0 to 1."""
+    """Share of the waveform's values near or beyond full scale, 0 to 1."""
     death: str = ""
     """How the process that opened it ended; empty for one that came back."""
 
 
-def probe_all(
+def open_clips(
     root: Path, num_bytes: Mapping[str, int], *, num_workers: int, timeout_seconds: float
-) -> Generator[Probe]:
+) -> Generator[OpenedClip]:
     """Open clip after clip, each result in its place, on `num_workers` processes.
 
     Args:
         root: The data set's folder.
-        num_bytes: Of clips, by their paths relative to it.
+        num_bytes: Sizes of the clips, by their paths relative to it.
         num_workers: Processes.
-        timeout_seconds: After which a clip's process is killed, plus 10 per megabyte.
+        timeout_seconds: Time after which a clip's process is killed, plus 10 per megabyte.
 
     Raises:
         Exception: whatever a worker raised that is not about its clip: a bug, with its traceback.
@@ -62,28 +62,28 @@ def probe_all(
     context = worker_context(preload=["av", "preprocess.doctor.open_clips"])
     workers = Workers(num_workers, initializer=keep_quiet, context=context)
 
-    def start(clip: tuple[str, int]) -> tuple[Future[Probe], float]:
+    def start(clip: tuple[str, int]) -> tuple[Future[OpenedClip], float]:
         path, size = clip
         seconds = clip_timeout(timeout_seconds, num_bytes=size)
-        return workers.schedule(probe_clip, args=(root / path,), kwargs={}, timeout=seconds), seconds
+        return workers.schedule(open_clip, args=(root / path,), kwargs={}, timeout=seconds), seconds
 
     try:
         for future, seconds in in_order(num_bytes.items(), start, num_workers=num_workers):
             outcome = outcome_of(future, timeout_seconds=seconds)
-            yield Probe(death=outcome.reason) if isinstance(outcome, Death) else outcome
+            yield OpenedClip(death=outcome.reason) if isinstance(outcome, Death) else outcome
     finally:
         workers.stop()
 
 
-def probe_clip(path: Path) -> Probe:
+def open_clip(path: Path) -> OpenedClip:
     """Read every packet of a clip, decode all of its sound, its first picture and those that end it."""
     try:
         with av.open(str(path)) as container:
             promised, num_frames, picture_trouble = _look(container)
             silent, clipped_share, sound_trouble = _listen(container)
     except av.FFmpegError as exc:
-        return Probe(picture_trouble=f"cannot be opened: {exc.strerror}")
-    return Probe(
+        return OpenedClip(picture_trouble=f"cannot be opened: {exc.strerror}")
+    return OpenedClip(
         promised_frames=promised,
         num_frames=num_frames,
         picture_trouble=picture_trouble,

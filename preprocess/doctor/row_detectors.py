@@ -11,7 +11,7 @@ from preprocess.doctor.findings import Finding
 
 __all__ = ["find_in_csv", "find_in_rows", "find_leakage"]
 
-Row = Mapping[str, str]
+WrittenRow = Mapping[str, str]
 """A row of a CSV by column, as written."""
 
 _NO_DURATION_SECONDS = 0.1
@@ -42,12 +42,12 @@ def find_in_rows(split: DatasetSplit) -> Iterator[Finding]:
         yield Finding(detector="control-characters", split=split.name, file=split.csv, detail=detail)
 
 
-def find_in_csv(split: DatasetSplit, rows: Sequence[Row]) -> Iterator[Finding]:
+def find_in_csv(split: DatasetSplit, rows: Sequence[WrittenRow]) -> Iterator[Finding]:
     """Yield what is odd about how a split's CSV is written.
 
     Args:
         split: The split.
-        rows: Of its CSV, as they are written there.
+        rows: Those of its CSV, as they are written there.
     """
     keys = [row.key for row in split.utterances]
     found: dict[str, list[str]] = defaultdict(list)

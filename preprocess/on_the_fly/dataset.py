@@ -43,8 +43,8 @@ class MeldDataset(TorchDataset[Item]):
             root: A MELD folder.
             split: `train`, `dev` or `test`.
             config: How clips are decoded and chosen; the rest of it is in `spec`.
-            spec: From `preprocess.building.feature_spec.feature_spec`.
-            tokenizer: From `preprocess.building.feature_spec.build_tokenizer`.
+            spec: The one of `preprocess.building.feature_spec.feature_spec`.
+            tokenizer: The one of `preprocess.building.feature_spec.build_tokenizer`.
 
         Raises:
             DatasetError: if the folder is no MELD folder or does not have the split.

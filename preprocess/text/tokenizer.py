@@ -191,8 +191,8 @@ def learn_tokenizer(texts: Iterable[str], *, vocab_size: int = 4000) -> TextToke
     """Learn a lower-case WordPiece tokenizer, the same from the same texts on every run.
 
     Args:
-        texts: Of the training split alone: dev and test must not shape what the model reads.
-        vocab_size: At most; small data gives fewer.
+        texts: Transcripts of the training split alone: dev and test must not shape what the model reads.
+        vocab_size: The most there may be; small data gives fewer.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 

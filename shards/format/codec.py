@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardCorruptError, describe
-from shards.format.frame_jpeg import decode_strip
+from shards.format.frame_jpeg import decode_frame_jpeg
 from shards.schema import (
     MODALITIES,
     RAW_ARRAYS,
@@ -24,7 +24,7 @@ from shards.schema import (
     Presence,
     Sample,
     SampleMeta,
-    Source,
+    SourceClip,
     canonical_json,
 )
 from shards.spec import FeatureSpec, VideoSpec
@@ -49,10 +49,10 @@ RAW_DTYPES: Mapping[Modality, np.dtype[Any]] = {
     "audio": np.dtype("<f2"),
     "text": np.dtype("<i4"),
 }
-"""Of raw arrays, little-endian on every machine."""
+"""Dtypes of raw arrays, little-endian on every machine."""
 
 FEATURE_DTYPE = np.dtype("<f4")
-"""Of the outputs of encoders."""
+"""Dtype of the outputs of encoders."""
 
 JPEG_MEMBER = "frames.jpg"
 """Extension of frames with JPEG storage."""
@@ -65,7 +65,7 @@ class ArrayMember:
     extension: str
     """What follows the key and a dot: `frames.npy`, `frames.jpg`; `video.npy` of an encoded one."""
     shape: tuple[int, ...]
-    """Of the array in a batch, which a JPEG is decoded to."""
+    """Shape of the array in a batch, which a JPEG is decoded to."""
     dtype: np.dtype[Any]
 
     @property
@@ -80,7 +80,7 @@ class ArrayMember:
 
     @property
     def num_bytes(self) -> int:
-        """Of the array in a batch, without the header of the member."""
+        """Size of the array in a batch, without the header of the member."""
         size = self.dtype.itemsize
         for length in self.shape:
             size *= length
@@ -124,7 +124,7 @@ def member_parts(spec: FeatureSpec) -> tuple[tuple[str, str, int], ...]:
 def npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     """Return the header of a version 1.0 `.npy` file: a constant of a split, because shape and dtype are.
 
-    Source: NEP 1, https://numpy.org/neps/nep-0001-npy-format.html
+    SourceClip: NEP 1, https://numpy.org/neps/nep-0001-npy-format.html
     """
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(
@@ -139,7 +139,7 @@ def pixels(frames: NDArray[np.uint8], spec: VideoSpec) -> NDArray[np.uint8]:
     Raises:
         ValueError: if a JPEG is not one of `spec`.
     """
-    return decode_strip(frames, shape=spec.shape) if spec.storage == "jpeg" else frames
+    return decode_frame_jpeg(frames, shape=spec.shape) if spec.storage == "jpeg" else frames
 
 
 def encode_sample(sample: Sample, *, spec: FeatureSpec, label_sets: Sequence[LabelSet]) -> dict[str, bytes]:
@@ -267,6 +267,6 @@ def _meta_from_json(value: dict[str, Any]) -> SampleMeta:
     value = dict(value)
     value["labels"] = {task: label["name"] for task, label in value["labels"].items()}
     value["presence"] = {name: Presence(**value["presence"][name]) for name in MODALITIES}
-    value["source"] = Source(**value["source"])
+    value["source"] = SourceClip(**value["source"])
     value["notes"] = tuple(Note(**note) for note in value["notes"])
     return SampleMeta(**value)

@@ -27,7 +27,7 @@ class ShardInfo:
     num_samples: int
     sha256: str
     inputs_sha256: str
-    """Of the rows and the content of the clips it was made from; `preprocess.building.plan` defines it."""
+    """Digest of what it was made from: rows and content of clips, or a raw shard and weights. Its maker defines it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Index:
     label_sets: tuple[LabelSet, ...]
     shards: tuple[ShardInfo, ...]
     samples_sha256: str
-    """Of the samples table, the file."""
+    """Digest of the samples table, the file."""
 
     @property
     def num_samples(self) -> int:

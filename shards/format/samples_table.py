@@ -141,7 +141,7 @@ def read_table(directory: Path, *, sha256: str, num_samples: int, num_tasks: int
 
     Args:
         directory: The split's folder.
-        sha256: Of the file, as the index says.
+        sha256: Digest of the file, as the index says.
         num_samples: Samples of the index.
         num_tasks: Label tasks of the index.
 

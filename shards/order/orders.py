@@ -29,7 +29,7 @@ class Order(Protocol):
 
     @property
     def identity(self) -> str:
-        """In words, all that decides the order; a place in one order is no place in another."""
+        """All that decides the order, in words; a place in one order is no place in another."""
 
     def samples(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
         """Return the samples `(stop - start,)` int64 at the places `start` to `stop - 1` of an epoch."""
@@ -37,13 +37,13 @@ class Order(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InOrder:
-    """As they lie in the shards, every epoch the same."""
+    """The samples as they lie in the shards, every epoch the same."""
 
     num_samples: int
 
     @property
     def identity(self) -> str:
-        """In words, all that decides the order."""
+        """All that decides the order, in words."""
         return f"in order, of {self.num_samples}"
 
     def samples(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
@@ -63,7 +63,7 @@ class Shuffled:
 
     @property
     def identity(self) -> str:
-        """In words, all that decides the order."""
+        """All that decides the order, in words."""
         return f"shuffled, of {self.num_samples}, seed {self.seed}"
 
     def samples(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
@@ -97,7 +97,7 @@ class BlockShuffled:
 
     @property
     def identity(self) -> str:
-        """In words, all that decides the order."""
+        """All that decides the order, in words."""
         sizes = f"{self.num_samples} in shards {digest(np.array(self.shard_sizes))}"
         return f"blocks of {self.shards_per_block} shards shuffled, of {sizes}, seed {self.seed}"
 

@@ -31,8 +31,8 @@ def permute(places: NDArray[np.int64], *, size: int, keys: NDArray[np.uint64]) -
 
     Args:
         places: `(N,)`, each from 0 to `size - 1`.
-        size: Of the permutation, at least 1 and below 2^62.
-        keys: As of `stream_keys`; other keys give another permutation.
+        size: Length of the permutation, at least 1 and below 2^62.
+        keys: Those of `stream_keys`; other keys give another permutation.
 
     Returns:
         `(N,)` int64.
@@ -54,7 +54,7 @@ def stream_keys(seed: int, *stream: int) -> NDArray[np.uint64]:
     """Return `(8,)` keys for one purpose: the same for the same numbers on every machine, unrelated for any others.
 
     Args:
-        seed: From 0 to 2^64 - 1.
+        seed: A number from 0 to 2^64 - 1.
         stream: At most 4 numbers, each from 0 to 2^64 - 1: the epoch, a block, and so on.
     """
     # The raw output of Philox is the same in every version of NumPy (NEP 19). A stream is a counter of one key, and one

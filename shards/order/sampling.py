@@ -40,7 +40,7 @@ class ClassBalanced:
 
     @property
     def identity(self) -> str:
-        """In words, all that decides the order."""
+        """All that decides the order, in words."""
         return f"class-balanced, {len(self._members)} classes {digest(self.classes)}, seed {self.seed}"
 
     def samples(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
@@ -98,7 +98,7 @@ class Weighted:
 
     @property
     def identity(self) -> str:
-        """In words, all that decides the order."""
+        """All that decides the order, in words."""
         return f"weighted {digest(self.weights)}, seed {self.seed}"
 
     def samples(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
@@ -136,7 +136,7 @@ class LengthBucketed:
     lengths: NDArray[np.int64]
     """`(N,)`, of each sample."""
     batch_size: int
-    """Of the global batches that will be cut from this order."""
+    """Size of the global batches that will be cut from this order."""
     seed: int
     batches_per_window: int = 64
 
@@ -152,7 +152,7 @@ class LengthBucketed:
 
     @property
     def identity(self) -> str:
-        """In words, all that decides the order."""
+        """All that decides the order, in words."""
         cut = f"batches of {self.batch_size} in windows of {self.batches_per_window}"
         return f"length-bucketed {digest(self.lengths)}, {cut}, seed {self.seed}, of: {self.order.identity}"
 

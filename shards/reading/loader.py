@@ -61,7 +61,7 @@ class ShardLoader:
             num_readers: Threads that copy, all into the batch that is needed first.
             ring_size: Batches in memory, the one in use included; at least 2, so that one is filled meanwhile.
             check: Compare every sample with its CRC-32: a quarter of the speed (`benchmarks/copying.py`).
-            modalities: Whose arrays are wanted; no memory is taken for others, and nothing copied.
+            modalities: Those whose arrays are wanted; no memory is taken for others, and nothing copied.
             dialogue_turns: K, how many utterances of a dialogue a sample comes with, itself included. A rank brings
                 those of its own share.
             allocate: Makes the arrays.

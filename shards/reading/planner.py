@@ -37,7 +37,7 @@ class Plan:
     """What one batch of one rank needs."""
 
     places: Places
-    """Of its rows, R of them."""
+    """Where its R rows lie."""
     facts: dict[str, Any]
     """Lengths, presence and labels, as in `HostBatch`."""
     window: NDArray[np.int64]

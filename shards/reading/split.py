@@ -157,8 +157,8 @@ class Split:
         NumPy releases the GIL while it copies, Pillow while it decodes.
 
         Args:
-            places: Of B samples.
-            arrays: Of some modalities, contiguous `(B, …)` of the shape and dtype in `self.arrays`, to be filled.
+            places: Where B samples lie.
+            arrays: Memory to fill of some modalities, contiguous `(B, …)` of the shape and dtype in `self.arrays`.
 
         Raises:
             ShardCorruptError: if a JPEG cannot be decoded.

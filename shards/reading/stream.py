@@ -67,7 +67,7 @@ class ShardStream:
             batch_size: Samples of a batch.
             shuffle_buffer: Samples that are held in memory and drawn from; 0 keeps the order of the tars. Above 0, each
                 pass also has another order of URLs.
-            seed: Of the orders; pass n of two streams with the same arguments is the same.
+            seed: Chooses the orders; pass n of two streams with the same arguments is the same.
 
         Raises:
             ValueError: if a count is out of range, or there is no URL.
@@ -173,7 +173,7 @@ class _Streamed:
     lengths: tuple[int, ...]
     """Real frames, hops and tokens."""
     present: tuple[bool, ...]
-    """In the order of `MODALITIES`."""
+    """Whether each modality is there, in the order of `MODALITIES`."""
     labels: tuple[int, ...]
 
 

@@ -19,8 +19,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from shards.errors import CacheFullError, RemoteError, ShardError, describe
-from shards.storage.url_folder import RemoteFolder
+from shards.errors import CacheFullError, ShardError, UrlError, describe
+from shards.storage.url_folder import UrlFolder
 
 __all__ = ["Lease", "LeaseStoppedError", "ShardCache"]
 
@@ -68,7 +68,8 @@ class ShardCache:
     Args:
         directory: Made when it is missing; on a local disk, because `flock` must work. Other files in it are counted
             and never removed.
-        max_bytes: Of all files in it, unfinished ones included. No process may be given another bound at the same time.
+        max_bytes: The most that all files in it take, unfinished ones included. No process may be given another bound
+            at the same time.
         room_timeout_seconds: How long to wait for room when all files are in use.
 
     Raises:
@@ -86,7 +87,7 @@ class ShardCache:
 
     def lease(
         self,
-        folder: RemoteFolder,
+        folder: UrlFolder,
         name: str,
         *,
         num_bytes: int,
@@ -106,7 +107,7 @@ class ShardCache:
 
         Raises:
             CacheFullError: if it is larger than the cache, or what is in use left no room for `room_timeout_seconds`.
-            RemoteError: if it cannot be downloaded, or is not the one of the index.
+            UrlError: if it cannot be downloaded, or is not the one of the index.
             ShardError: if the local disk fails or is full.
             LeaseStoppedError: if `stopped()` became true.
         """
@@ -199,7 +200,7 @@ class ShardCache:
     def _fill(
         self,
         descriptor: int,
-        folder: RemoteFolder,
+        folder: UrlFolder,
         name: str,
         num_bytes: int,
         sha256: str,
@@ -214,7 +215,7 @@ class ShardCache:
             else:
                 what = f"downloaded twice, and its SHA-256 is not the one in the index\n  want: {sha256}\n  got:  {got}"
                 then = "copy the shard and its index there again, from one and the same run"
-                raise RemoteError(describe(what, file=folder.file_url(name), then=then))
+                raise UrlError(describe(what, file=folder.file_url(name), then=then))
             with self._locked():
                 self._part(sha256).rename(self.directory / sha256)
                 fcntl.flock(descriptor, fcntl.LOCK_SH)  # lets go of it for a moment, in which nobody can evict

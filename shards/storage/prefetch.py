@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from shards.errors import CacheFullError
 from shards.storage.cache import Lease, LeaseStoppedError, ShardCache
-from shards.storage.url_folder import RemoteFolder
+from shards.storage.url_folder import UrlFolder
 
 __all__ = ["Prefetcher"]
 
@@ -27,14 +27,14 @@ class Prefetcher:
         folder: Where they come from.
         order: Name, size in bytes and SHA-256 of each file, in the order of use; read as far as is ahead. A file may
             come again.
-        ahead_bytes: Of files that were begun and not yet taken.
+        ahead_bytes: Size of the files that may be begun and not yet taken.
         num_threads: Downloads at a time.
     """
 
     def __init__(
         self,
         cache: ShardCache,
-        folder: RemoteFolder,
+        folder: UrlFolder,
         order: Iterable[tuple[str, int, str]],
         *,
         ahead_bytes: int,
@@ -67,7 +67,7 @@ class Prefetcher:
         Raises:
             IndexError: if the order has ended before.
             ValueError: if `k` is not the next one, or the prefetcher is closed.
-            CacheFullError, RemoteError, ShardError: as `ShardCache.lease` does. The file is taken then, and the next
+            CacheFullError, UrlError, ShardError: as `ShardCache.lease` does. The file is taken then, and the next
                 call may go on with the one after it.
         """
         with self._changed:

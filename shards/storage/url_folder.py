@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from shards.errors import GaveUpError, RemoteError, RemoteMissingError, describe
+from shards.errors import GaveUpError, UrlError, UrlMissingError, describe
 
-__all__ = ["RemoteFolder", "RetryPolicy", "is_url"]
+__all__ = ["RetryPolicy", "UrlFolder", "is_url"]
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -36,9 +36,9 @@ class RetryPolicy:
     """How often a request is made again when it fails in a way that may pass: timeout, reset, 429, 5xx, cut body."""
 
     num_tries: int = 6
-    """Of one request, the first one included. Drivers may try several times on their own within each of ours."""
+    """Tries of one request, the first one included. Drivers may try several times on their own within each of ours."""
     first_wait_seconds: float = 0.5
-    """Before the second try; it doubles from try to try."""
+    """Wait before the second try; it doubles from try to try."""
     longest_wait_seconds: float = 30.0
     """No wait is longer."""
     request_bytes: int = 16 << 20
@@ -60,7 +60,7 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteFolder:
+class UrlFolder:
     """A folder of files by URL: one split, or the folder that holds the splits.
 
     Credentials, endpoints and timeouts are those of fsspec and its drivers: their environment variables and files.
@@ -77,7 +77,7 @@ class RemoteFolder:
         if not is_url(self.url):
             raise ValueError(f"a URL begins with a scheme such as s3://, got {self.url!r}")
 
-    def child(self, name: str) -> "RemoteFolder":
+    def child(self, name: str) -> "UrlFolder":
         """Return a folder in this one."""
         return replace(self, url=self.file_url(name))
 
@@ -89,7 +89,7 @@ class RemoteFolder:
         """Return the content of a small file.
 
         Raises:
-            RemoteError: if it is not there or may not be read; `GaveUpError` if it still fails after all tries.
+            UrlError: if it is not there or may not be read; `GaveUpError` if it still fails after all tries.
         """
         return self._retried(self.file_url(name), lambda system, path: bytes(system.cat_file(path)))
 
@@ -97,7 +97,7 @@ class RemoteFolder:
         """Return the names of the files and folders in this one, sorted.
 
         Raises:
-            RemoteError: as `read` does; also if an HTTP server shows no listing of links.
+            UrlError: as `read` does; also if an HTTP server shows no listing of links.
         """
         return self._retried(self.file_url(""), _names)
 
@@ -107,7 +107,7 @@ class RemoteFolder:
         An HTTP server that ignores ranges sends the whole file at once, and it is in memory once.
 
         Raises:
-            RemoteError: as `read` does; also if the file is shorter.
+            UrlError: as `read` does; also if the file is shorter.
         """
         url = self.file_url(name)
         offset = 0
@@ -169,7 +169,7 @@ _PASSING_NAMES = re.compile(
     "Timeout|Connection|Disconnected|Incomplete|PayloadError|ChunkedEncoding|ProtocolError|Transport|ChecksumError"
     "|HTTPClientError|ResponseParserError"
 )
-"""Of exceptions and their bases in aiohttp, botocore, httpx, requests, urllib3, gcsfs, which are not imported here."""
+"""Exceptions and their bases in aiohttp, botocore, httpx, requests, urllib3, gcsfs, which are not imported here."""
 
 
 def _may_pass(exc: BaseException) -> bool:
@@ -227,19 +227,19 @@ def _reason(exc: BaseException) -> str:
     return f"{type(exc).__name__}{f' (HTTP status {status})' if status else ''}{f': {text}' if text else ''}"
 
 
-def _permanent(exc: Exception, url: str) -> RemoteError:
+def _permanent(exc: Exception, url: str) -> UrlError:
     """Return the error for a failure that trying again does not mend."""
     status = _status(exc)
     if isinstance(exc, ImportError):
         what = f"the driver of {url.partition('://')[0]}:// is not installed: {exc}"
         then = "install what it names, or mmsent with its extra: pip install '.[remote]'"
-        return RemoteError(describe(what, file=url, then=then))
+        return UrlError(describe(what, file=url, then=then))
     if isinstance(exc, FileNotFoundError) or status == 404:
-        return RemoteMissingError(describe("there is no such file or folder", file=url, then="check the URL"))
+        return UrlMissingError(describe("there is no such file or folder", file=url, then="check the URL"))
     if isinstance(exc, PermissionError) or status in (401, 403) or "Credentials" in type(exc).__name__:
         then = (
             "check the credentials, which the driver takes from its own environment variables: docs/remote.md has them"
         )
-        return RemoteError(describe(f"may not be read: {_reason(exc)}", file=url, then=then))
+        return UrlError(describe(f"may not be read: {_reason(exc)}", file=url, then=then))
     then = "check the URL and the driver's settings"
-    return RemoteError(describe(f"cannot be read: {_reason(exc)}", file=url, then=then))
+    return UrlError(describe(f"cannot be read: {_reason(exc)}", file=url, then=then))

@@ -17,19 +17,19 @@ from shards.format.samples_table import TABLE_NAME, parse_table
 from shards.storage.cache import Lease, LeaseStoppedError, ShardCache
 from shards.storage.prefetch import Prefetcher
 from shards.storage.source import Ahead, map_file, read_pieces
-from shards.storage.url_folder import RemoteFolder
+from shards.storage.url_folder import UrlFolder
 
-__all__ = ["RemoteShards", "RemoteSource"]
+__all__ = ["UrlShards", "UrlSource"]
 
 _CLOSE_SECONDS = 0.5
 """How long the end of a pass waits for requests that are under way, which nobody can interrupt."""
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteSource:
+class UrlSource:
     """A split behind a URL, and the cache that its shards come through."""
 
-    folder: RemoteFolder
+    folder: UrlFolder
     cache: ShardCache
 
     @property
@@ -51,15 +51,15 @@ class RemoteSource:
             num_tasks=len(index.label_sets),
         )
 
-    def files(self, index: Index) -> "RemoteShards":
+    def files(self, index: Index) -> "UrlShards":
         """Return its shards; nothing is fetched yet."""
-        return RemoteShards(self, index.shards)
+        return UrlShards(self, index.shards)
 
 
-class RemoteShards:
+class UrlShards:
     """The shards of a split behind a URL. Digests are checked when they are downloaded, so they cannot change after."""
 
-    def __init__(self, source: RemoteSource, shards: tuple[ShardInfo, ...]) -> None:
+    def __init__(self, source: UrlSource, shards: tuple[ShardInfo, ...]) -> None:
         self._folder = source.folder
         self._cache = source.cache
         self._shards = shards
@@ -71,7 +71,7 @@ class RemoteShards:
         """Return the content of a shard as `(bytes,)`, read-only and mapped, when it is here.
 
         Raises:
-            CacheFullError, RemoteError, ShardError: as `ShardCache.lease`.
+            CacheFullError, UrlError, ShardError: as `ShardCache.lease`.
         """
         with self._lock:
             while number not in self._open:
@@ -90,7 +90,7 @@ class RemoteShards:
         """Yield parts of a shard, given by offset and size; the whole shard is fetched for them.
 
         Raises:
-            CacheFullError, RemoteError, ShardError: as `ShardCache.lease`.
+            CacheFullError, UrlError, ShardError: as `ShardCache.lease`.
         """
         with self._lease(number) as path:
             yield from read_pieces(path, spans)
@@ -184,6 +184,6 @@ class _Pass:
     max_open: int
     """So many of them are leased at a time."""
     num_taken: int = 0
-    """Of `order`, those that were asked for."""
+    """Shards of `order` that were asked for."""
     failure: Exception | None = None
     """Why it cannot go on."""

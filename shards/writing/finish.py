@@ -33,7 +33,7 @@ def finish_split(
         split: Its name.
         spec: How the arrays were made.
         label_sets: Tasks and their label names.
-        shards: From `shards.writing.shard_writer.write_shard` or `read_record`, in order.
+        shards: What `shards.writing.shard_writer.write_shard` or `read_record` said, in order.
 
     Raises:
         ShardCorruptError: if the recorded rows of a shard are not there or not whole.

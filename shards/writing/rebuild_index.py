@@ -19,7 +19,7 @@ from shards.schema import LabelSet
 from shards.spec import FeatureSpec
 from shards.writing.finish import write_recorded
 from shards.writing.shard_writer import shard_name
-from shards.writing.tar_check import walk_shard
+from shards.writing.tar_check import check_tar
 
 __all__ = ["rebuild_index", "restore_table"]
 
@@ -108,10 +108,10 @@ def _write_from_tars(directory: Path, index: Index) -> str:
 def _rows_of_tar(path: Path, shard: ShardInfo, index: Index) -> NDArray[Any]:
     rows = []
     try:
-        for walked in walk_shard(path, index=index, num_samples=shard.num_samples):
-            if walked.problem:
-                raise ShardCorruptError(describe(walked.problem, file=path, then="run `mmsent verify`"))
-            rows.append(walked.row)
+        for checked in check_tar(path, index=index, num_samples=shard.num_samples):
+            if checked.problem:
+                raise ShardCorruptError(describe(checked.problem, file=path, then="run `mmsent verify`"))
+            rows.append(checked.row)
     except (OSError, tarfile.TarError) as exc:
         raise ShardCorruptError(describe(f"cannot be read: {exc}", file=path, then="run `mmsent verify`")) from exc
     return np.array(rows, dtype=row_dtype(len(index.label_sets)))

@@ -31,13 +31,13 @@ class Origin:
     """What the arrays of a shard were made from, in digests; the maker defines them and alone reads them."""
 
     rows_sha256: str
-    """Of the annotations: its rows and the label sets."""
+    """Digest of the annotations: its rows and the label sets."""
     inputs_sha256: str
-    """Of all that decides the shard, besides the spec; empty when it should be made again."""
+    """Digest of all that decides the shard, besides the spec; empty when it should be made again."""
     fingerprints: Mapping[str, str]
-    """By modality, of how it was made: `FeatureSpec.fingerprints`."""
+    """How each modality was made: `FeatureSpec.fingerprints`."""
     sources: Mapping[str, Mapping[str, str]]
-    """By key and modality, of the files that its array was made from; without one that should be made again."""
+    """Digest of the files that an array was made from, by key and modality; none for one that should be made again."""
 
 
 def shard_name(split: str, number: int) -> str:

@@ -12,21 +12,21 @@ from shards.format.codec import array_members, decode_sample, encode_sample, mem
 from shards.format.index import Index
 from shards.format.samples_table import sample_row
 
-__all__ = ["Walked", "walk_shard"]
+__all__ = ["CheckedSample", "check_tar"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Walked:
+class CheckedSample:
     """What was found in the place of one sample."""
 
     key: str
     row: tuple[Any, ...]
     """What the samples table must say of it; empty if there is a problem."""
     problem: str
-    """In words; empty if it is a sample of the split, byte by byte."""
+    """What is wrong, in words; empty if it is a sample of the split, byte by byte."""
 
 
-def walk_shard(path: Path, *, index: Index, num_samples: int) -> Iterator[Walked]:
+def check_tar(path: Path, *, index: Index, num_samples: int) -> Iterator[CheckedSample]:
     """Decode every sample of a tar, write it again in memory, and compare.
 
     Args:
@@ -45,14 +45,14 @@ def walk_shard(path: Path, *, index: Index, num_samples: int) -> Iterator[Walked
         found = tar.getmembers()
         if len(found) != num_samples * len(extensions):
             what = f"holds {len(found)} members, {num_samples} samples need {num_samples * len(extensions)}"
-            yield Walked(key="", row=(), problem=what)
+            yield CheckedSample(key="", row=(), problem=what)
             return
         for number in range(num_samples):
             group = found[number * len(extensions) : (number + 1) * len(extensions)]
             key = group[0].name.partition(".")[0]
             if [member.name for member in group] != [f"{key}.{extension}" for extension in extensions]:
                 what = f"sample {number} has members {[member.name for member in group]}"
-                yield Walked(key=key, row=(), problem=what)
+                yield CheckedSample(key=key, row=(), problem=what)
                 continue
             payloads: dict[str, bytes] = {}
             offsets: dict[str, int] = {}
@@ -71,10 +71,10 @@ def walk_shard(path: Path, *, index: Index, num_samples: int) -> Iterator[Walked
                     pixels(sample.frames, index.spec.video)
                 as_written = encode_sample(sample, spec=index.spec, label_sets=index.label_sets)
             except (ShardError, ValueError) as exc:
-                yield Walked(key=key, row=(), problem=f"{key}: {str(exc).splitlines()[0]}")
+                yield CheckedSample(key=key, row=(), problem=f"{key}: {str(exc).splitlines()[0]}")
                 continue
             if sample.meta.key != key or sample.meta.split != index.split or as_written != payloads:
-                yield Walked(key=key, row=(), problem=f"{key}: its members do not fit each other and the index")
+                yield CheckedSample(key=key, row=(), problem=f"{key}: its members do not fit each other and the index")
                 continue
             row = sample_row(sample.meta, offsets=offsets, sizes=sizes, crc32=crc32, label_sets=index.label_sets)
-            yield Walked(key=key, row=row, problem="")
+            yield CheckedSample(key=key, row=row, problem="")

@@ -14,7 +14,7 @@ from shards.errors import ShardError
 from shards.format.index import INDEX_NAME, Index, ShardInfo, read_index
 from shards.format.samples_table import TABLE_NAME, read_table
 from shards.storage.source import map_file
-from shards.writing.tar_check import walk_shard
+from shards.writing.tar_check import check_tar
 
 __all__ = ["Problem", "SplitCheck", "verify_split"]
 
@@ -123,13 +123,13 @@ def _check_shard(
     if hashlib.sha256(map_file(path).data).hexdigest() != shard.sha256:
         yield "its SHA-256 is not the one in the index: at least one byte was changed"
     try:
-        for number, walked in enumerate(walk_shard(path, index=index, num_samples=shard.num_samples)):
-            if walked.problem:
-                yield walked.problem
+        for number, checked in enumerate(check_tar(path, index=index, num_samples=shard.num_samples)):
+            if checked.problem:
+                yield checked.problem
                 continue
-            if rows is not None and np.array(walked.row, dtype=rows.dtype) != rows[number]:
-                yield f"{walked.key}: its row in {TABLE_NAME} says something else"
-            if keys.setdefault(walked.key, path.name) != path.name:
-                yield f"{walked.key} is also in {keys[walked.key]}"
+            if rows is not None and np.array(checked.row, dtype=rows.dtype) != rows[number]:
+                yield f"{checked.key}: its row in {TABLE_NAME} says something else"
+            if keys.setdefault(checked.key, path.name) != path.name:
+                yield f"{checked.key} is also in {keys[checked.key]}"
     except tarfile.TarError as exc:
         yield f"is no longer a tar: {exc}"

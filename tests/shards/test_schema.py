@@ -75,6 +75,11 @@ def test_a_present_modality_needs_no_reason_and_an_absent_one_keeps_its_own() ->
     assert Presence(present=False, reason="no clip").reason == "no clip"
 
 
+def test_a_label_set_comes_back_from_what_is_kept_of_it() -> None:
+    for labels in MELD_LABELS:
+        assert LabelSet.from_json(json.loads(json.dumps(labels.to_json()))) == labels
+
+
 def test_the_order_of_the_modalities_is_the_one_of_the_format() -> None:
     assert MODALITIES == ("video", "audio", "text")
 

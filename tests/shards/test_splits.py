@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from shards.errors import RemoteError, ShardError
+from shards.errors import ShardError, UrlError
 from shards.splits import open_split, split_sources
 from shards.storage.cache import ShardCache
-from shards.storage.url_folder import RemoteFolder, RetryPolicy
+from shards.storage.url_folder import RetryPolicy, UrlFolder
 from tests.support.faulty_server import FaultyServer, folder_answer
 from tests.support.samples import make_sample, make_spec, write_split
 
@@ -99,7 +99,7 @@ def test_a_server_that_lists_nothing_is_asked_for_the_usual_splits(root: Path, c
 @pytest.fixture
 def _few_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     quick = RetryPolicy(num_tries=2, first_wait_seconds=0.001, longest_wait_seconds=0.002)
-    monkeypatch.setattr("shards.splits.RemoteFolder", lambda url: RemoteFolder(url, retries=quick))
+    monkeypatch.setattr("shards.splits.UrlFolder", lambda url: UrlFolder(url, retries=quick))
 
 
 def test_a_driver_that_is_not_there_is_named(cache: ShardCache) -> None:
@@ -111,7 +111,7 @@ def test_a_server_that_lets_nobody_read_is_an_error_about_credentials(cache: Sha
     forbidden = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", b""
     with (
         FaultyServer(lambda request: forbidden) as server,
-        pytest.raises(RemoteError, match=r"(?s)^may not be read.*403.*next: check the credentials.*docs/remote.md"),
+        pytest.raises(UrlError, match=r"(?s)^may not be read.*403.*next: check the credentials.*docs/remote.md"),
     ):
         split_sources(server.url, cache=cache)
 
@@ -126,11 +126,11 @@ def test_a_server_in_trouble_is_an_error_and_not_a_split_less(root: Path, cache:
             return b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", b""
         return whole(request)
 
-    with FaultyServer(answer) as server, pytest.raises(RemoteError, match=rf"(?s)gave up.*503.*{server.url}"):
+    with FaultyServer(answer) as server, pytest.raises(UrlError, match=rf"(?s)gave up.*503.*{server.url}"):
         split_sources(server.url, cache=cache)
 
 
 @pytest.mark.usefixtures("_few_tries")
 def test_a_server_that_is_not_there_is_an_error_at_once(cache: ShardCache) -> None:
-    with pytest.raises(RemoteError, match=r"(?s)gave up.*127\.0\.0\.1:9/shards"):
+    with pytest.raises(UrlError, match=r"(?s)gave up.*127\.0\.0\.1:9/shards"):
         split_sources("http://127.0.0.1:9/shards", cache=cache)

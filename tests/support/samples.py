@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from shards.format.codec import RAW_DTYPES
-from shards.format.frame_jpeg import encode_strip
+from shards.format.frame_jpeg import encode_frame_jpeg
 from shards.format.index import Index
 from shards.order.orders import InOrder
 from shards.reading.loader import ShardLoader
 from shards.reading.split import Split
-from shards.schema import MELD_LABELS, PRESENT, RAW_ARRAYS, Modality, Presence, Sample, SampleMeta, Source
+from shards.schema import MELD_LABELS, PRESENT, RAW_ARRAYS, Modality, Presence, Sample, SampleMeta, SourceClip
 from shards.spec import AudioSpec, Encoding, FeatureSpec, Storage, TextSpec, VideoSpec
 from shards.writing.finish import finish_split
 from shards.writing.shard_writer import Origin, shard_name, write_shard
@@ -111,13 +111,13 @@ def make_sample(
             "audio": Presence(present=False, reason="no clip") if "audio" in absent else PRESENT,
             "text": PRESENT,
         },
-        source=Source(path=f"train_splits/dia{number}.mp4", sha256="ab" * 32),
+        source=SourceClip(path=f"train_splits/dia{number}.mp4", sha256="ab" * 32),
         video_seconds=0.0 if "video" in absent else 1.4,
         audio_seconds=0.0 if "audio" in absent else 1.5,
         annotated_seconds=1.4,
     )
     if spec.video.storage == "jpeg":
-        frames = encode_strip(frames, quality=spec.video.jpeg_quality)
+        frames = encode_frame_jpeg(frames, quality=spec.video.jpeg_quality)
     features = {
         name: rng.normal(size=encoding.width).astype(np.float32) * meta.presence[name].present
         for name, encoding in spec.encoded.items()

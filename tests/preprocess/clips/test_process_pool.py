@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from preprocess.clips.extract_all import _context
-from preprocess.clips.process_pool import WorkerDiedError, WorkerHungError, Workers, ending_in_words, keep_quiet
+from preprocess.clips.process_pool import (
+    _AHEAD,
+    WorkerDiedError,
+    WorkerHungError,
+    Workers,
+    clip_timeout,
+    ending_in_words,
+    in_order,
+    keep_quiet,
+)
 from preprocess.errors import MachineError
 from tests.support.commands import environment
 
@@ -171,3 +180,24 @@ def test_a_worker_that_hangs_ends_with_a_parent_that_was_killed(tmp_path: Path) 
     while Path(f"/proc/{(tmp_path / 'pid').read_text('ascii')}").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text('ascii')}").exists()
+
+
+def test_clips_are_started_a_few_ahead_and_come_back_in_order() -> None:
+    started: list[int] = []
+
+    def start(number: int) -> int:
+        started.append(number)
+        return -number
+
+    clips = in_order(range(100), start, num_workers=2)
+    assert (next(clips), len(started)) == (0, 2 * _AHEAD)
+    assert (next(clips), len(started)) == (-1, 2 * _AHEAD + 1)
+    assert list(clips) == [-number for number in range(2, 100)]
+
+
+def test_no_clips_are_no_work() -> None:
+    assert list(in_order([], abs, num_workers=1)) == []
+
+
+def test_a_larger_clip_has_more_time() -> None:
+    assert clip_timeout(60.0, num_bytes=3_000_000) == 90.0

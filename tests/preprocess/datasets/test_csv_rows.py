@@ -5,19 +5,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from preprocess.datasets.csv_rows import Row, read_columns, read_table, value_of, walk
+from preprocess.datasets.csv_rows import CsvRow, folders_under, read_columns, read_csv, value_of
 from preprocess.errors import DatasetError
 from tests.support.tables import write_table
 
 
-def two_columns(row: Row) -> tuple[str, str]:
+def two_columns(row: CsvRow) -> tuple[str, str]:
     return value_of(row, "a"), value_of(row, "b")
 
 
 def refusal(path: Path, required: Sequence[str] = ("a", "b")) -> str:
     """Read a file that is to be refused; return the message, which must name the file and say what to do."""
     with pytest.raises(DatasetError) as caught:
-        read_table(path, required, two_columns)
+        read_csv(path, required, two_columns)
     message = str(caught.value)
     assert f"\n  file: {path}\n  next: " in message
     return message
@@ -27,7 +27,7 @@ def refusal(path: Path, required: Sequence[str] = ("a", "b")) -> str:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_values_written_as_csv_are_read_back_as_they_were(tmp_path: Path, values: list[tuple[str, str]]) -> None:
     path = write_table(tmp_path / "t.csv", [{"b": b, "a": a} for a, b in values])
-    assert read_table(path, ("a", "b"), two_columns) == values
+    assert read_csv(path, ("a", "b"), two_columns) == values
 
 
 def test_columns_are_named_in_the_order_of_the_file(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_columns_are_named_in_the_order_of_the_file(tmp_path: Path) -> None:
 
 def test_an_empty_line_is_no_row(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,b\n1,2\n\n3,4\n\n", "utf-8")
-    assert read_table(tmp_path / "t.csv", ("a", "b"), two_columns) == [("1", "2"), ("3", "4")]
+    assert read_csv(tmp_path / "t.csv", ("a", "b"), two_columns) == [("1", "2"), ("3", "4")]
 
 
 @pytest.mark.parametrize("separator", [";", "\t"])
@@ -103,9 +103,15 @@ def test_folders_are_walked_shallow_ones_first_and_hidden_ones_not(tmp_path: Pat
     for path in ("b/x/1/2", "a", ".git/x", "b/.x"):
         (tmp_path / path).mkdir(parents=True)
     (tmp_path / "file").touch()
-    assert [path.relative_to(tmp_path).as_posix() for path in walk(tmp_path)] == [".", "a", "b", "b/x", "b/x/1"]
+    assert [path.relative_to(tmp_path).as_posix() for path in folders_under(tmp_path)] == [
+        ".",
+        "a",
+        "b",
+        "b/x",
+        "b/x/1",
+    ]
 
 
 def test_a_folder_that_links_to_itself_ends(tmp_path: Path) -> None:
     (tmp_path / "again").symlink_to(tmp_path, target_is_directory=True)
-    assert len(list(walk(tmp_path))) == 4
+    assert len(list(folders_under(tmp_path))) == 4

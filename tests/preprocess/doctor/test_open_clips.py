@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preprocess.doctor.open_clips import Probe, probe_all, probe_clip
+from preprocess.doctor.open_clips import OpenedClip, open_clip, open_clips
 from tests.support.clips import SAMPLE_RATE, cut_without_encoding, tone, write_clip, write_numbered_clip
 
 
@@ -14,8 +14,8 @@ def sounding(path: Path, values: np.ndarray) -> Path:
 
 
 def test_a_whole_clip_holds_what_its_header_promises(tmp_path: Path) -> None:
-    probe = probe_clip(write_clip(tmp_path / "clip.mp4"))
-    assert probe == Probe(promised_frames=24, num_frames=24)
+    opened = open_clip(write_clip(tmp_path / "clip.mp4"))
+    assert opened == OpenedClip(promised_frames=24, num_frames=24)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.6, 0.9])
@@ -24,15 +24,15 @@ def test_a_clip_that_is_cut_holds_fewer_frames_than_promised(tmp_path: Path, sha
     content = path.read_bytes()
     media = content.index(b"mdat")
     path.write_bytes(content[: media + int(share * (len(content) - media))])
-    probe = probe_clip(path)
-    assert probe.promised_frames == 24
-    assert probe.num_frames < 24
+    opened = open_clip(path)
+    assert opened.promised_frames == 24
+    assert opened.num_frames < 24
 
 
 def test_a_clip_that_cannot_be_opened_says_so(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     path.write_bytes(b"no clip" * 100)
-    assert probe_clip(path).picture_trouble.startswith("cannot be opened")
+    assert open_clip(path).picture_trouble.startswith("cannot be opened")
 
 
 def test_pictures_that_are_overwritten_are_found(tmp_path: Path) -> None:
@@ -41,30 +41,30 @@ def test_pictures_that_are_overwritten_are_found(tmp_path: Path) -> None:
     media, header = content.index(b"mdat") + 4, content.index(b"moov") - 4
     content[media + 100 : header] = os.urandom(1) * (header - media - 100)
     path.write_bytes(content)
-    assert probe_clip(path).picture_trouble != ""
+    assert open_clip(path).picture_trouble != ""
 
 
 @pytest.mark.parametrize(("amplitude", "silent"), [(0.0, True), (0.01, False)])
 def test_digital_silence_is_told_from_a_whisper(tmp_path: Path, amplitude: float, silent: bool) -> None:
-    probe = probe_clip(sounding(tmp_path / "clip.mp4", tone(SAMPLE_RATE, amplitude=amplitude)))
-    assert probe.silent is silent
-    assert probe.sound_trouble == ""
+    opened = open_clip(sounding(tmp_path / "clip.mp4", tone(SAMPLE_RATE, amplitude=amplitude)))
+    assert opened.silent is silent
+    assert opened.sound_trouble == ""
 
 
 def test_the_share_of_values_at_the_limit_is_measured(tmp_path: Path) -> None:
     loud = np.clip(tone(SAMPLE_RATE, amplitude=4.0), -1, 1)
-    assert probe_clip(sounding(tmp_path / "loud.mp4", loud)).clipped_share > 0.1
-    assert probe_clip(sounding(tmp_path / "fair.mp4", tone(SAMPLE_RATE))).clipped_share == 0
+    assert open_clip(sounding(tmp_path / "loud.mp4", loud)).clipped_share > 0.1
+    assert open_clip(sounding(tmp_path / "fair.mp4", tone(SAMPLE_RATE))).clipped_share == 0
 
 
 def test_a_clip_without_sound_is_no_trouble_here(tmp_path: Path) -> None:
-    probe = probe_clip(write_clip(tmp_path / "clip.mp4", layout=None))
-    assert (probe.silent, probe.sound_trouble) == (False, "")
+    opened = open_clip(write_clip(tmp_path / "clip.mp4", layout=None))
+    assert (opened.silent, opened.sound_trouble) == (False, "")
 
 
 def test_frames_hidden_by_an_edit_list_are_held_all_the_same(tmp_path: Path) -> None:
     path = cut_without_encoding(tmp_path / "cut.mp4", write_clip(tmp_path / "clip.mp4"), hidden=10)
-    assert probe_clip(path).num_frames == 24
+    assert open_clip(path).num_frames == 24
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -72,8 +72,8 @@ def test_results_come_in_the_order_of_the_clips(tmp_path: Path, num_workers: int
     sizes = {
         f"{number}.mp4": write_numbered_clip(tmp_path / f"{number}.mp4", number).stat().st_size for number in range(5)
     }
-    probes = list(probe_all(tmp_path, sizes, num_workers=num_workers, timeout_seconds=60))
-    assert [probe.num_frames for probe in probes] == [8, 9, 10, 11, 12]
+    opened_clips = list(open_clips(tmp_path, sizes, num_workers=num_workers, timeout_seconds=60))
+    assert [opened.num_frames for opened in opened_clips] == [8, 9, 10, 11, 12]
 
 
 def test_a_clip_that_hangs_the_decoder_costs_itself_alone(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_clip_that_hangs_the_decoder_costs_itself_alone(tmp_path: Path) -> Non
     write_numbered_clip(tmp_path / "c.mp4", 1)
     sizes = {"a.mp4": 1, "b.mp4": 1, "c.mp4": 1}
     began = time.monotonic()
-    a, b, c = probe_all(tmp_path, sizes, num_workers=1, timeout_seconds=3)
-    assert b == Probe(death="the decoder hung: killed after 3 s")
+    a, b, c = open_clips(tmp_path, sizes, num_workers=1, timeout_seconds=3)
+    assert b == OpenedClip(death="the decoder hung: killed after 3 s")
     assert (a.num_frames, c.num_frames) == (8, 9)
     assert time.monotonic() - began < 60

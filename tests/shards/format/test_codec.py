@@ -34,7 +34,7 @@ from shards.schema import (
     Presence,
     Sample,
     SampleMeta,
-    Source,
+    SourceClip,
 )
 from shards.spec import Storage
 from tests.support.samples import assert_same_sample, make_sample, make_spec, with_labels
@@ -64,7 +64,7 @@ METAS = st.builds(
             for name in MODALITIES
         }
     ),
-    source=st.builds(Source, path=st.text(), sha256=st.text()),
+    source=st.builds(SourceClip, path=st.text(), sha256=st.text()),
     video_seconds=SECONDS,
     audio_seconds=SECONDS,
     annotated_seconds=SECONDS,

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shards.errors import CacheFullError, RemoteError, ShardError
+from shards.errors import CacheFullError, ShardError, UrlError
 from shards.storage.cache import Lease, LeaseStoppedError, ShardCache
-from shards.storage.url_folder import RemoteFolder, RetryPolicy
+from shards.storage.url_folder import RetryPolicy, UrlFolder
 from tests.support.disks import mounted
 from tests.support.faulty_server import KINDS, Fault, FaultyServer, folder_answer, wait_until
 
@@ -47,8 +47,8 @@ def server(module_server: FaultyServer) -> FaultyServer:
 
 
 @pytest.fixture
-def folder(server: FaultyServer) -> RemoteFolder:
-    return RemoteFolder(server.url, retries=QUICK)
+def folder(server: FaultyServer) -> UrlFolder:
+    return UrlFolder(server.url, retries=QUICK)
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Files:
     """Leases of the files of the server, in short."""
 
     cache: ShardCache
-    folder: RemoteFolder
+    folder: UrlFolder
 
     def lease(self, number: int, *, stopped: Callable[[], bool] = lambda: False) -> Lease:
         name = f"{number}.tar"
@@ -73,7 +73,7 @@ class Files:
 
 
 @pytest.fixture
-def files(tmp_path: Path, folder: RemoteFolder) -> Files:
+def files(tmp_path: Path, folder: UrlFolder) -> Files:
     return Files(ShardCache(tmp_path / "cache", max_bytes=3 * SIZE, room_timeout_seconds=0.2), folder)
 
 
@@ -110,7 +110,7 @@ def finish(process: "subprocess.Popen[str]") -> str:
 
 
 LEASE_ONE = """
-files = Files(ShardCache(Path(sys.argv[1]), max_bytes=int(sys.argv[2])), RemoteFolder(sys.argv[3], retries=QUICK))
+files = Files(ShardCache(Path(sys.argv[1]), max_bytes=int(sys.argv[2])), UrlFolder(sys.argv[3], retries=QUICK))
 print("ready", flush=True)
 files.use(int(sys.argv[4]))
 """
@@ -151,7 +151,7 @@ def test_a_digest_wrong_twice_is_an_error_that_names_both_and_leaves_nothing(
     wrong[150] ^= 1
     server.script([Fault("flip"), None, None, None, Fault("flip")])
     says = rf"(?s)want: {DIGESTS['0.tar']}.*got:  {hashlib.sha256(wrong).hexdigest()}.*{server.url}/0\.tar"
-    with pytest.raises(RemoteError, match=says):
+    with pytest.raises(UrlError, match=says):
         files.use(0)
     assert bytes_in(files.cache.directory) == 0
     files.use(0)
@@ -159,7 +159,7 @@ def test_a_digest_wrong_twice_is_an_error_that_names_both_and_leaves_nothing(
 
 def test_a_failed_download_leaves_nothing(files: Files, server: FaultyServer) -> None:
     server.script([None, Fault("status", status=403)])
-    with pytest.raises(RemoteError, match="may not be read"):
+    with pytest.raises(UrlError, match="may not be read"):
         files.use(0)
     assert [path.name for path in files.cache.directory.iterdir()] == [".lock"]
 
@@ -292,7 +292,7 @@ def test_a_part_of_a_dead_process_makes_room(files: Files) -> None:
     assert bytes_in(files.cache.directory) == 3 * SIZE
 
 
-def test_a_full_disk_is_a_named_error(tmp_path: Path, server: FaultyServer, folder: RemoteFolder) -> None:
+def test_a_full_disk_is_a_named_error(tmp_path: Path, server: FaultyServer, folder: UrlFolder) -> None:
     with mounted(tmp_path, options="size=4k"):
         cache = ShardCache(tmp_path / "cache", max_bytes=100 * SIZE)
         (tmp_path / "filler").write_bytes(bytes(4096))
@@ -309,7 +309,7 @@ def test_a_folder_that_cannot_be_made_is_a_named_error(tmp_path: Path) -> None:
 def test_a_forked_child_does_not_hold_what_its_parent_released(tmp_path: Path, server: FaultyServer) -> None:
     code = """
 import os
-files = Files(ShardCache(Path(sys.argv[1]), max_bytes=SIZE, room_timeout_seconds=1), RemoteFolder(sys.argv[2]))
+files = Files(ShardCache(Path(sys.argv[1]), max_bytes=SIZE, room_timeout_seconds=1), UrlFolder(sys.argv[2]))
 lease = files.lease(0)
 child = os.fork()
 if child == 0:
@@ -326,7 +326,7 @@ finally:
 def test_a_forked_child_does_not_release_what_its_parent_uses(tmp_path: Path, server: FaultyServer) -> None:
     code = """
 import os
-files = Files(ShardCache(Path(sys.argv[1]), max_bytes=3 * SIZE), RemoteFolder(sys.argv[2]))
+files = Files(ShardCache(Path(sys.argv[1]), max_bytes=3 * SIZE), UrlFolder(sys.argv[2]))
 lease = files.lease(0)
 child = os.fork()
 if child == 0:
@@ -359,7 +359,7 @@ def test_processes_that_ask_for_the_same_file_download_it_once(tmp_path: Path, s
 
 
 def test_who_waits_for_a_process_that_is_killed_downloads_itself(
-    tmp_path: Path, server: FaultyServer, folder: RemoteFolder
+    tmp_path: Path, server: FaultyServer, folder: UrlFolder
 ) -> None:
     server.script([None, Fault("delay", seconds=60)])
     killed = start(LEASE_ONE, tmp_path, SIZE, server.url, 0)
@@ -374,7 +374,7 @@ def test_who_waits_for_a_process_that_is_killed_downloads_itself(
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", DIGESTS["0.tar"]]
 
 
-def test_after_a_kill_another_file_finds_room(tmp_path: Path, server: FaultyServer, folder: RemoteFolder) -> None:
+def test_after_a_kill_another_file_finds_room(tmp_path: Path, server: FaultyServer, folder: UrlFolder) -> None:
     server.script([None, Fault("delay", seconds=60)])
     killed = start(LEASE_ONE, tmp_path, SIZE, server.url, 0)
     wait_until(lambda: len(server.requests) == 2)
@@ -407,7 +407,7 @@ def test_whatever_goes_wrong_a_lease_has_the_right_bytes_or_there_is_a_named_err
         said = ""
         try:
             files.use(number)
-        except RemoteError as exc:
+        except UrlError as exc:
             said = str(exc)
         assert not said or f"{server.url}/{number}.tar" in said
         assert bytes_in(files.cache.directory) == SIZE * len(files.here()) <= files.cache.max_bytes
@@ -416,7 +416,7 @@ def test_whatever_goes_wrong_a_lease_has_the_right_bytes_or_there_is_a_named_err
 STRESS = """
 import random
 choose = random.Random(int(sys.argv[4]))
-files = Files(ShardCache(Path(sys.argv[1]), max_bytes=int(sys.argv[2])), RemoteFolder(sys.argv[3], retries=QUICK))
+files = Files(ShardCache(Path(sys.argv[1]), max_bytes=int(sys.argv[2])), UrlFolder(sys.argv[3], retries=QUICK))
 print("ready", flush=True)
 end = time.monotonic() + float(sys.argv[5])
 leases = []
@@ -425,7 +425,7 @@ while time.monotonic() < end:
     number = choose.randrange(NUM_FILES)
     try:
         lease = files.lease(number)
-    except RemoteError:
+    except UrlError:
         continue
     leases.append((number, lease))
     if len(leases) > 1:
@@ -439,7 +439,7 @@ print(done)
 
 @pytest.mark.slow
 def test_processes_under_stress_never_exceed_the_bound_nor_read_wrong_bytes(
-    tmp_path: Path, server: FaultyServer, folder: RemoteFolder
+    tmp_path: Path, server: FaultyServer, folder: UrlFolder
 ) -> None:
     # Each holds one file while it asks for another. Four that hold different ones wait for each other: until the kill.
     max_bytes = 9 * SIZE // 2

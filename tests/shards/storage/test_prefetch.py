@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from shards.errors import CacheFullError, RemoteError
+from shards.errors import CacheFullError, UrlError
 from shards.storage.cache import Lease, ShardCache
 from shards.storage.prefetch import Prefetcher
-from shards.storage.url_folder import RemoteFolder, RetryPolicy
+from shards.storage.url_folder import RetryPolicy, UrlFolder
 from tests.support.faulty_server import Fault, FaultyServer, folder_answer, wait_until
 
 QUICK = RetryPolicy(num_tries=2, first_wait_seconds=0.001, longest_wait_seconds=0.002, request_bytes=1000)
@@ -37,8 +37,8 @@ def server(served: Path) -> Iterator[FaultyServer]:
 
 
 @pytest.fixture
-def folder(server: FaultyServer) -> RemoteFolder:
-    return RemoteFolder(server.url, retries=QUICK)
+def folder(server: FaultyServer) -> UrlFolder:
+    return UrlFolder(server.url, retries=QUICK)
 
 
 @pytest.fixture
@@ -55,12 +55,12 @@ def take(prefetcher: Prefetcher, k: int) -> bytes:
         return path.read_bytes()
 
 
-def test_files_come_in_order_from_a_cache_smaller_than_all(cache: ShardCache, folder: RemoteFolder) -> None:
+def test_files_come_in_order_from_a_cache_smaller_than_all(cache: ShardCache, folder: UrlFolder) -> None:
     with Prefetcher(cache, folder, ORDER, ahead_bytes=2 * SIZE) as prefetcher:
         assert [take(prefetcher, k) for k in range(8)] == CONTENTS
 
 
-def test_not_more_is_ahead_than_allowed(cache: ShardCache, folder: RemoteFolder, server: FaultyServer) -> None:
+def test_not_more_is_ahead_than_allowed(cache: ShardCache, folder: UrlFolder, server: FaultyServer) -> None:
     with Prefetcher(cache, folder, ORDER, ahead_bytes=2 * SIZE) as prefetcher:
         wait_until(lambda: len(server.requests) == 2)
         time.sleep(0.1)
@@ -72,7 +72,7 @@ def test_not_more_is_ahead_than_allowed(cache: ShardCache, folder: RemoteFolder,
         lease.release()
 
 
-def test_with_nothing_ahead_allowed_one_file_is(cache: ShardCache, folder: RemoteFolder, server: FaultyServer) -> None:
+def test_with_nothing_ahead_allowed_one_file_is(cache: ShardCache, folder: UrlFolder, server: FaultyServer) -> None:
     with Prefetcher(cache, folder, ORDER, ahead_bytes=0) as prefetcher:
         wait_until(lambda: len(server.requests) == 1)
         time.sleep(0.1)
@@ -80,7 +80,7 @@ def test_with_nothing_ahead_allowed_one_file_is(cache: ShardCache, folder: Remot
         assert take(prefetcher, 0) == CONTENTS[0]
 
 
-def test_what_is_ahead_is_not_evicted(cache: ShardCache, folder: RemoteFolder, server: FaultyServer) -> None:
+def test_what_is_ahead_is_not_evicted(cache: ShardCache, folder: UrlFolder, server: FaultyServer) -> None:
     with Prefetcher(cache, folder, ORDER[:3], ahead_bytes=3 * SIZE) as prefetcher:
         wait_until(lambda: len(list(cache.directory.glob("?" * 64))) == 3)
         for name, num_bytes, sha256 in ORDER[3:]:
@@ -90,7 +90,7 @@ def test_what_is_ahead_is_not_evicted(cache: ShardCache, folder: RemoteFolder, s
         assert len(server.requests) == before
 
 
-def test_a_cache_of_one_file_is_enough_for_who_holds_one(tmp_path: Path, folder: RemoteFolder) -> None:
+def test_a_cache_of_one_file_is_enough_for_who_holds_one(tmp_path: Path, folder: UrlFolder) -> None:
     cache = ShardCache(tmp_path / "cache", max_bytes=SIZE, room_timeout_seconds=0.2)
     with Prefetcher(cache, folder, ORDER, ahead_bytes=8 * SIZE) as prefetcher:
         for k, content in enumerate(CONTENTS):
@@ -99,7 +99,7 @@ def test_a_cache_of_one_file_is_enough_for_who_holds_one(tmp_path: Path, folder:
                 assert path.read_bytes() == content
 
 
-def test_who_holds_more_than_the_cache_has_is_told(cache: ShardCache, folder: RemoteFolder) -> None:
+def test_who_holds_more_than_the_cache_has_is_told(cache: ShardCache, folder: UrlFolder) -> None:
     with Prefetcher(cache, folder, ORDER, ahead_bytes=SIZE) as prefetcher:
         leases = [prefetcher.get(k) for k in range(4)]
         with pytest.raises(CacheFullError, match="at least 5,000 bytes"):
@@ -109,17 +109,17 @@ def test_who_holds_more_than_the_cache_has_is_told(cache: ShardCache, folder: Re
 
 
 def test_an_error_is_raised_at_its_file_and_only_there(
-    cache: ShardCache, folder: RemoteFolder, server: FaultyServer
+    cache: ShardCache, folder: UrlFolder, server: FaultyServer
 ) -> None:
     order = [*ORDER[:2], ("none.tar", SIZE, "0" * 64), *ORDER[2:4]]
     with Prefetcher(cache, folder, order, ahead_bytes=4 * SIZE) as prefetcher:
         assert [take(prefetcher, k) for k in (0, 1)] == CONTENTS[:2]
-        with pytest.raises(RemoteError, match=r"(?s)no such file.*none\.tar"):
+        with pytest.raises(UrlError, match=r"(?s)no such file.*none\.tar"):
             prefetcher.get(2)
         assert [take(prefetcher, k) for k in (3, 4)] == CONTENTS[2:4]
 
 
-def test_a_file_larger_than_the_cache_is_an_error_at_once(cache: ShardCache, folder: RemoteFolder) -> None:
+def test_a_file_larger_than_the_cache_is_an_error_at_once(cache: ShardCache, folder: UrlFolder) -> None:
     cache.room_timeout_seconds = 600
     with (
         Prefetcher(cache, folder, [("0.tar", 5000, "0" * 64)], ahead_bytes=0) as prefetcher,
@@ -128,7 +128,7 @@ def test_a_file_larger_than_the_cache_is_an_error_at_once(cache: ShardCache, fol
         prefetcher.get(0)
 
 
-def test_an_error_of_the_order_is_raised_where_it_happened(cache: ShardCache, folder: RemoteFolder) -> None:
+def test_an_error_of_the_order_is_raised_where_it_happened(cache: ShardCache, folder: UrlFolder) -> None:
     def order() -> Iterator[tuple[str, int, str]]:
         yield ORDER[0]
         raise RuntimeError("no more")
@@ -141,7 +141,7 @@ def test_an_error_of_the_order_is_raised_where_it_happened(cache: ShardCache, fo
             prefetcher.get(2)
 
 
-def test_an_order_without_end_is_read_as_far_as_is_ahead(cache: ShardCache, folder: RemoteFolder) -> None:
+def test_an_order_without_end_is_read_as_far_as_is_ahead(cache: ShardCache, folder: UrlFolder) -> None:
     read: list[int] = []
 
     def order() -> Iterator[tuple[str, int, str]]:
@@ -155,7 +155,7 @@ def test_an_order_without_end_is_read_as_far_as_is_ahead(cache: ShardCache, fold
         assert len(read) <= 23
 
 
-def test_after_the_last_file_comes_an_index_error(cache: ShardCache, folder: RemoteFolder) -> None:
+def test_after_the_last_file_comes_an_index_error(cache: ShardCache, folder: UrlFolder) -> None:
     with Prefetcher(cache, folder, ORDER[:1], ahead_bytes=SIZE) as prefetcher:
         take(prefetcher, 0)
         for _ in range(2):
@@ -163,7 +163,7 @@ def test_after_the_last_file_comes_an_index_error(cache: ShardCache, folder: Rem
                 prefetcher.get(1)
 
 
-def test_files_out_of_order_are_refused(cache: ShardCache, folder: RemoteFolder) -> None:
+def test_files_out_of_order_are_refused(cache: ShardCache, folder: UrlFolder) -> None:
     with (
         Prefetcher(cache, folder, ORDER, ahead_bytes=SIZE) as prefetcher,
         pytest.raises(ValueError, match="0 is the next, not 1"),
@@ -173,13 +173,13 @@ def test_files_out_of_order_are_refused(cache: ShardCache, folder: RemoteFolder)
 
 @pytest.mark.parametrize(("ahead_bytes", "num_threads"), [(-1, 1), (0, 0)])
 def test_a_prefetcher_that_cannot_work_is_refused(
-    ahead_bytes: int, num_threads: int, cache: ShardCache, folder: RemoteFolder
+    ahead_bytes: int, num_threads: int, cache: ShardCache, folder: UrlFolder
 ) -> None:
     with pytest.raises(ValueError, match="must"):
         Prefetcher(cache, folder, ORDER, ahead_bytes=ahead_bytes, num_threads=num_threads)
 
 
-def test_closing_releases_what_was_not_taken(cache: ShardCache, folder: RemoteFolder, server: FaultyServer) -> None:
+def test_closing_releases_what_was_not_taken(cache: ShardCache, folder: UrlFolder, server: FaultyServer) -> None:
     with Prefetcher(cache, folder, ORDER[:4], ahead_bytes=4 * SIZE):
         wait_until(lambda: len(list(cache.directory.glob("?" * 64))) == 4)
     leases = [cache.lease(folder, name, num_bytes=SIZE, sha256=sha256) for name, _, sha256 in ORDER[4:]]
@@ -187,7 +187,7 @@ def test_closing_releases_what_was_not_taken(cache: ShardCache, folder: RemoteFo
         lease.release()
 
 
-def test_closing_is_prompt_while_the_cache_is_full(cache: ShardCache, folder: RemoteFolder) -> None:
+def test_closing_is_prompt_while_the_cache_is_full(cache: ShardCache, folder: UrlFolder) -> None:
     cache.room_timeout_seconds = 600
     leases = [cache.lease(folder, name, num_bytes=SIZE, sha256=sha256) for name, _, sha256 in ORDER[:4]]
     prefetcher = Prefetcher(cache, folder, ORDER[4:], ahead_bytes=4 * SIZE)
@@ -199,9 +199,7 @@ def test_closing_is_prompt_while_the_cache_is_full(cache: ShardCache, folder: Re
     assert len(leases) == 4
 
 
-def test_closing_is_prompt_while_a_server_is_silent(
-    cache: ShardCache, folder: RemoteFolder, server: FaultyServer
-) -> None:
+def test_closing_is_prompt_while_a_server_is_silent(cache: ShardCache, folder: UrlFolder, server: FaultyServer) -> None:
     server.script([Fault("delay", seconds=60)] * 2)
     prefetcher = Prefetcher(cache, folder, ORDER, ahead_bytes=2 * SIZE, num_threads=2)
     wait_until(lambda: len(server.requests) == 2)
@@ -215,12 +213,12 @@ def test_closing_is_prompt_while_a_server_is_silent(
 
 
 def test_a_lease_that_comes_after_closing_is_released(
-    cache: ShardCache, folder: RemoteFolder, monkeypatch: pytest.MonkeyPatch
+    cache: ShardCache, folder: UrlFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     came, go_on = threading.Event(), threading.Event()
     lease_at_once = cache.lease
 
-    def lease_late(folder: RemoteFolder, name: str, *, num_bytes: int, sha256: str, **_: object) -> Lease:
+    def lease_late(folder: UrlFolder, name: str, *, num_bytes: int, sha256: str, **_: object) -> Lease:
         lease = lease_at_once(folder, name, num_bytes=num_bytes, sha256=sha256)
         came.set()
         go_on.wait(20)
@@ -237,9 +235,7 @@ def test_a_lease_that_comes_after_closing_is_released(
         lease.release()
 
 
-def test_a_consumer_that_waits_is_woken_by_closing(
-    cache: ShardCache, folder: RemoteFolder, server: FaultyServer
-) -> None:
+def test_a_consumer_that_waits_is_woken_by_closing(cache: ShardCache, folder: UrlFolder, server: FaultyServer) -> None:
     server.script([Fault("delay", seconds=60)])
     prefetcher = Prefetcher(cache, folder, ORDER, ahead_bytes=0, num_threads=1)
     with ThreadPoolExecutor(1) as pool:
@@ -252,7 +248,7 @@ def test_a_consumer_that_waits_is_woken_by_closing(
 
 
 def test_two_prefetchers_in_the_same_order_download_each_file_once(
-    cache: ShardCache, folder: RemoteFolder, server: FaultyServer
+    cache: ShardCache, folder: UrlFolder, server: FaultyServer
 ) -> None:
     together = threading.Barrier(2)
 
@@ -289,7 +285,7 @@ def test_any_order_comes_whole_when_what_is_held_fits(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     cache = ShardCache(tmp_path_factory.mktemp("cache"), max_bytes=(held + spare) * SIZE, room_timeout_seconds=0.5)
-    folder = RemoteFolder(served.as_uri(), retries=QUICK)
+    folder = UrlFolder(served.as_uri(), retries=QUICK)
     order = (ORDER[number] for number in numbers)
     got = []
     with Prefetcher(cache, folder, order, ahead_bytes=ahead * SIZE // 2, num_threads=num_threads) as prefetcher:

@@ -16,8 +16,8 @@ import s3fs.errors
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shards.errors import RemoteError
-from shards.storage.url_folder import RemoteFolder, RetryPolicy, is_url
+from shards.errors import UrlError
+from shards.storage.url_folder import RetryPolicy, UrlFolder, is_url
 from tests.support.faulty_server import Fault, FaultyServer, folder_answer
 
 QUICK = RetryPolicy(num_tries=4, first_wait_seconds=0.001, longest_wait_seconds=0.002, request_bytes=1000)
@@ -46,11 +46,11 @@ def server(module_server: FaultyServer) -> FaultyServer:
 
 
 @pytest.fixture
-def train(server: FaultyServer) -> RemoteFolder:
-    return RemoteFolder(f"{server.url}/train", retries=QUICK)
+def train(server: FaultyServer) -> UrlFolder:
+    return UrlFolder(f"{server.url}/train", retries=QUICK)
 
 
-def read_all(folder: RemoteFolder, *, num_bytes: int = len(CONTENT)) -> bytes:
+def read_all(folder: UrlFolder, *, num_bytes: int = len(CONTENT)) -> bytes:
     return b"".join(folder.stream("a.tar", num_bytes=num_bytes))
 
 
@@ -68,7 +68,7 @@ def test_a_path_is_no_url(path: str) -> None:
 
 def test_a_folder_that_is_no_url_is_refused() -> None:
     with pytest.raises(ValueError, match="begins with a scheme"):
-        RemoteFolder("data/shards")
+        UrlFolder("data/shards")
 
 
 @pytest.mark.parametrize("kind", ["file", "memory", "http", "http, trailing slash"])
@@ -82,7 +82,7 @@ def test_a_folder_of_any_kind_is_listed_and_read(kind: str, served: Path, server
         "http": server.url,
         "http, trailing slash": f"{server.url}/",
     }
-    root = RemoteFolder(urls[kind], retries=QUICK)
+    root = UrlFolder(urls[kind], retries=QUICK)
     train = root.child("train")
     assert root.list() == ["train"]
     assert train.list() == ["a.tar", "index.json"]
@@ -93,24 +93,24 @@ def test_a_folder_of_any_kind_is_listed_and_read(kind: str, served: Path, server
 @pytest.mark.parametrize("kind", ["file", "memory", "http"])
 def test_a_file_that_is_not_there_is_an_error_that_names_its_url(kind: str, served: Path, server: FaultyServer) -> None:
     url = {"file": served.as_uri(), "memory": "memory://nowhere", "http": server.url}[kind]
-    with pytest.raises(RemoteError, match=r"(?s)no such file or folder.*/none\.tar"):
-        RemoteFolder(url, retries=QUICK).read("none.tar")
+    with pytest.raises(UrlError, match=r"(?s)no such file or folder.*/none\.tar"):
+        UrlFolder(url, retries=QUICK).read("none.tar")
     assert len(server.requests) == (kind == "http")  # and it is not asked for again
 
 
 @pytest.mark.parametrize("kind", ["file", "memory", "http"])
 def test_a_folder_that_is_not_there_cannot_be_listed(kind: str, served: Path, server: FaultyServer) -> None:
     url = {"file": served.as_uri(), "memory": "memory://nowhere", "http": server.url}[kind]
-    with pytest.raises(RemoteError, match=r"(?s)no such file or folder.*/dev/"):
-        RemoteFolder(url, retries=QUICK).child("dev").list()
+    with pytest.raises(UrlError, match=r"(?s)no such file or folder.*/dev/"):
+        UrlFolder(url, retries=QUICK).child("dev").list()
 
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refusal_is_not_tried_again_and_speaks_of_credentials(
-    status: int, server: FaultyServer, train: RemoteFolder
+    status: int, server: FaultyServer, train: UrlFolder
 ) -> None:
     server.script([Fault("status", status=status)])
-    with pytest.raises(RemoteError, match=rf"(?s)may not be read: .*{status}.*a\.tar.*credentials"):
+    with pytest.raises(UrlError, match=rf"(?s)may not be read: .*{status}.*a\.tar.*credentials"):
         train.read("a.tar")
     assert len(server.requests) == 1
 
@@ -124,23 +124,23 @@ def test_a_refusal_is_not_tried_again_and_speaks_of_credentials(
     ],
     ids=str,
 )
-def test_what_may_pass_is_tried_again(fault: Fault, server: FaultyServer, train: RemoteFolder) -> None:
+def test_what_may_pass_is_tried_again(fault: Fault, server: FaultyServer, train: UrlFolder) -> None:
     server.script([fault] * (QUICK.num_tries - 1))
     assert train.read("a.tar") == CONTENT
     assert len(server.requests) == QUICK.num_tries
 
 
-def test_after_the_last_try_the_error_names_url_tries_and_reason(server: FaultyServer, train: RemoteFolder) -> None:
+def test_after_the_last_try_the_error_names_url_tries_and_reason(server: FaultyServer, train: UrlFolder) -> None:
     server.script([Fault("status", status=503)] * QUICK.num_tries)
-    with pytest.raises(RemoteError, match=r"(?s)after 4 tries.*503.*http://.*/train/a\.tar"):
+    with pytest.raises(UrlError, match=r"(?s)after 4 tries.*503.*http://.*/train/a\.tar"):
         train.read("a.tar")
     assert len(server.requests) == QUICK.num_tries
 
 
 def test_a_server_that_is_gone_is_tried_again_and_named(served: Path) -> None:
     with FaultyServer(folder_answer(served)) as server:
-        folder = RemoteFolder(server.url, retries=QUICK)
-    with pytest.raises(RemoteError, match=r"(?s)after 4 tries.*http://.*index\.json"):
+        folder = UrlFolder(server.url, retries=QUICK)
+    with pytest.raises(UrlError, match=r"(?s)after 4 tries.*http://.*index\.json"):
         folder.read("index.json")
 
 
@@ -148,7 +148,7 @@ def test_waits_between_tries_are_those_of_the_policy(server: FaultyServer) -> No
     waits: list[float] = []
     policy = RetryPolicy(num_tries=5, first_wait_seconds=1, longest_wait_seconds=3)
     server.script([Fault("reset")] * 4)
-    RemoteFolder(f"{server.url}/train", retries=policy, sleep=waits.append).read("a.tar")
+    UrlFolder(f"{server.url}/train", retries=policy, sleep=waits.append).read("a.tar")
     assert [low <= wait <= 2 * low for low, wait in zip([0.5, 1, 1.5, 1.5], waits, strict=True)] == [True] * 4
 
 
@@ -167,21 +167,21 @@ def test_a_policy_that_cannot_work_is_refused(wrong: dict[str, Any]) -> None:
         RetryPolicy(**wrong)
 
 
-def test_a_stream_goes_on_where_it_stopped(server: FaultyServer, train: RemoteFolder) -> None:
+def test_a_stream_goes_on_where_it_stopped(server: FaultyServer, train: UrlFolder) -> None:
     server.script([None, Fault("cut"), Fault("shorten", where=0.25), None])
     assert read_all(train) == CONTENT
     asked = [asked for _, asked in server.requests]
     assert asked == ["0-999", "1000-1999", "1000-1999", "1250-2249", "2250-3249", "3250-4249", "4250-4499"]
 
 
-def test_tries_are_counted_anew_after_each_piece(server: FaultyServer, train: RemoteFolder) -> None:
+def test_tries_are_counted_anew_after_each_piece(server: FaultyServer, train: UrlFolder) -> None:
     server.script([*[Fault("cut")] * 3, None] * 5)
     assert read_all(train) == CONTENT
 
 
 def test_a_server_that_ignores_ranges_is_understood(served: Path) -> None:
     with FaultyServer(folder_answer(served, ranges=False)) as server:
-        folder = RemoteFolder(f"{server.url}/train", retries=QUICK)
+        folder = UrlFolder(f"{server.url}/train", retries=QUICK)
         assert read_all(folder) == CONTENT
         assert len(server.requests) == 1
         server.script([Fault("shorten", where=0.1)])  # the first answer looks like a piece, the second has too much
@@ -192,8 +192,8 @@ def test_a_server_that_ignores_ranges_is_understood(served: Path) -> None:
 def test_a_file_shorter_than_asked_for_is_an_error(kind: str, served: Path, server: FaultyServer) -> None:
     fsspec.filesystem("memory").pipe({"/short/a.tar": CONTENT})
     url = {"file": f"{served.as_uri()}/train", "memory": "memory://short", "http": f"{server.url}/train"}[kind]
-    with pytest.raises(RemoteError, match=r"(?s)ends after 4,500 of 9,000 bytes.*a\.tar"):
-        read_all(RemoteFolder(url, retries=QUICK), num_bytes=9000)
+    with pytest.raises(UrlError, match=r"(?s)ends after 4,500 of 9,000 bytes.*a\.tar"):
+        read_all(UrlFolder(url, retries=QUICK), num_bytes=9000)
 
 
 @given(
@@ -210,13 +210,13 @@ def test_a_file_shorter_than_asked_for_is_an_error(kind: str, served: Path, serv
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_goes_wrong_a_stream_gives_all_bytes_or_a_named_error(
-    faults: list[Fault], server: FaultyServer, train: RemoteFolder
+    faults: list[Fault], server: FaultyServer, train: UrlFolder
 ) -> None:
     server.script(faults)
     got, said = b"", ""
     try:
         got = read_all(train)
-    except RemoteError as exc:
+    except UrlError as exc:
         said = str(exc)
     assert got == CONTENT or f"{train.url}/a.tar" in said
 
@@ -245,10 +245,10 @@ def caused(exc: Exception, cause: Exception) -> Exception:
     return exc
 
 
-def broken(exc: Exception) -> RemoteFolder:
+def broken(exc: Exception) -> UrlFolder:
     fsspec.register_implementation("broken", Broken, clobber=True)
     Broken.raises = [exc]
-    return RemoteFolder("broken://a", retries=QUICK)
+    return UrlFolder("broken://a", retries=QUICK)
 
 
 @pytest.mark.parametrize(
@@ -293,26 +293,26 @@ def test_passing_trouble_of_any_driver_is_tried_again(exc: Exception) -> None:
     ids=repr,
 )
 def test_other_trouble_of_any_driver_is_an_error_at_once(exc: Exception, says: str) -> None:
-    with pytest.raises(RemoteError, match=rf"(?s){says}.*broken://a/b"):
+    with pytest.raises(UrlError, match=rf"(?s){says}.*broken://a/b"):
         broken(exc).read("b")
 
 
 def test_a_driver_that_is_missing_is_named_with_its_remedy() -> None:
     fsspec.register_implementation("nodriver", "no_such_module.Driver", errtxt="Install nodriverfs", clobber=True)
-    with pytest.raises(RemoteError, match=r"(?s)driver of nodriver://.*Install nodriverfs.*nodriver://a/b.*\[remote\]"):
-        RemoteFolder("nodriver://a").read("b")
+    with pytest.raises(UrlError, match=r"(?s)driver of nodriver://.*Install nodriverfs.*nodriver://a/b.*\[remote\]"):
+        UrlFolder("nodriver://a").read("b")
 
 
 def test_a_scheme_that_nobody_knows_is_an_error() -> None:
-    with pytest.raises(RemoteError, match=r"(?s)nosuch.*nosuch://a/b"):
-        RemoteFolder("nosuch://a").read("b")
+    with pytest.raises(UrlError, match=r"(?s)nosuch.*nosuch://a/b"):
+        UrlFolder("nosuch://a").read("b")
 
 
 def test_a_folder_used_before_a_fork_works_after_it(server: FaultyServer) -> None:
     code = """
 import os, sys
-from shards.storage.url_folder import RemoteFolder
-folder = RemoteFolder(sys.argv[1])
+from shards.storage.url_folder import UrlFolder
+folder = UrlFolder(sys.argv[1])
 assert folder.read("index.json") == b"{}"
 child = os.fork()
 if child == 0:

@@ -16,14 +16,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shards.errors import RemoteError
+from shards.errors import UrlError
 from shards.order.orders import BlockShuffled, InOrder, Order, Shuffled
 from shards.reading.loader import ShardLoader
 from shards.reading.split import Split
 from shards.storage.cache import ShardCache
 from shards.storage.prefetch import Prefetcher
-from shards.storage.url_folder import RemoteFolder, RetryPolicy
-from shards.storage.url_source import RemoteSource
+from shards.storage.url_folder import RetryPolicy, UrlFolder
+from shards.storage.url_source import UrlSource
 from tests.support.faulty_server import KINDS, Fault, FaultyServer, proxy_answer, wait_until
 from tests.support.samples import make_sample, write_split
 
@@ -86,35 +86,35 @@ def server(proxy: FaultyServer) -> FaultyServer:
 
 
 @pytest.fixture
-def train(server: FaultyServer) -> RemoteFolder:
-    return RemoteFolder("s3://bucket/shards", retries=QUICK).child("train")
+def train(server: FaultyServer) -> UrlFolder:
+    return UrlFolder("s3://bucket/shards", retries=QUICK).child("train")
 
 
-def test_a_bucket_is_listed_and_read(train: RemoteFolder) -> None:
-    assert RemoteFolder("s3://bucket/shards").list() == ["train"]
+def test_a_bucket_is_listed_and_read(train: UrlFolder) -> None:
+    assert UrlFolder("s3://bucket/shards").list() == ["train"]
     assert train.list() == [*(f"{number}.tar" for number in range(6)), "index.json"]
     assert train.read("index.json") == b"{}"
 
 
-def test_a_listing_shows_what_came_since_the_last_one(s3_port: int, train: RemoteFolder) -> None:
+def test_a_listing_shows_what_came_since_the_last_one(s3_port: int, train: UrlFolder) -> None:
     put(f"http://127.0.0.1:{s3_port}/bucket/growing/train/index.json", b"{}")
-    root = RemoteFolder("s3://bucket/growing")
+    root = UrlFolder("s3://bucket/growing")
     assert root.list() == ["train"]
     put(f"http://127.0.0.1:{s3_port}/bucket/growing/dev/index.json", b"{}")
     assert root.list() == ["dev", "train"]
 
 
-def test_what_is_not_in_the_bucket_is_a_named_error(train: RemoteFolder) -> None:
-    with pytest.raises(RemoteError, match=r"(?s)no such file.*s3://bucket/shards/train/none\.tar"):
+def test_what_is_not_in_the_bucket_is_a_named_error(train: UrlFolder) -> None:
+    with pytest.raises(UrlError, match=r"(?s)no such file.*s3://bucket/shards/train/none\.tar"):
         train.read("none.tar")
-    with pytest.raises(RemoteError, match=r"(?s)no such file.*s3://nowhere/train"):
-        RemoteFolder("s3://nowhere").child("train").list()
+    with pytest.raises(UrlError, match=r"(?s)no such file.*s3://nowhere/train"):
+        UrlFolder("s3://nowhere").child("train").list()
 
 
 @pytest.mark.parametrize("where", [0, 0.4])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fault_in_a_request_is_mended(
-    kind: str, where: float, tmp_path: Path, server: FaultyServer, train: RemoteFolder
+    kind: str, where: float, tmp_path: Path, server: FaultyServer, train: UrlFolder
 ) -> None:
     fault = next(Fault(each, where=where) for each in KINDS if each == kind)
     server.script([None, fault])
@@ -126,22 +126,22 @@ def test_a_fault_in_a_request_is_mended(
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_server_that_does_not_recover_is_an_error_with_its_reason(
-    status: int, server: FaultyServer, train: RemoteFolder
+    status: int, server: FaultyServer, train: UrlFolder
 ) -> None:
     server.script([Fault("status", status=status)] * 1000)
-    with pytest.raises(RemoteError, match=rf"(?s)after 4 tries.*{status}.*s3://bucket/shards/train/0\.tar"):
+    with pytest.raises(UrlError, match=rf"(?s)after 4 tries.*{status}.*s3://bucket/shards/train/0\.tar"):
         train.read("0.tar")
 
 
-def test_a_refusal_is_an_error_at_once(server: FaultyServer, train: RemoteFolder) -> None:
+def test_a_refusal_is_an_error_at_once(server: FaultyServer, train: UrlFolder) -> None:
     server.script([Fault("status", status=403)] * 1000)
-    with pytest.raises(RemoteError, match=r"(?s)may not be read.*s3://bucket/shards/train/0\.tar.*credentials"):
+    with pytest.raises(UrlError, match=r"(?s)may not be read.*s3://bucket/shards/train/0\.tar.*credentials"):
         list(train.stream("0.tar", num_bytes=SIZE))
     assert len(server.requests) == 1
 
 
-def test_an_object_shorter_than_its_index_says_is_an_error(train: RemoteFolder) -> None:
-    with pytest.raises(RemoteError, match=r"(?s)ends after 100,000 of 200,000 bytes"):
+def test_an_object_shorter_than_its_index_says_is_an_error(train: UrlFolder) -> None:
+    with pytest.raises(UrlError, match=r"(?s)ends after 100,000 of 200,000 bytes"):
         list(train.stream("0.tar", num_bytes=2 * SIZE))
 
 
@@ -162,7 +162,7 @@ def test_an_object_shorter_than_its_index_says_is_an_error(train: RemoteFolder) 
 def test_whatever_goes_wrong_files_have_the_right_bytes_or_there_is_a_named_error(
     faults: list[Fault | None],
     server: FaultyServer,
-    train: RemoteFolder,
+    train: UrlFolder,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     server.script(faults)
@@ -173,7 +173,7 @@ def test_whatever_goes_wrong_files_have_the_right_bytes_or_there_is_a_named_erro
             try:
                 with prefetcher.get(k) as path:
                     assert path.read_bytes() == CONTENTS[k]
-            except RemoteError as exc:
+            except UrlError as exc:
                 said = str(exc)
             assert not said or f"s3://bucket/shards/train/{k}.tar" in said
 
@@ -185,7 +185,7 @@ from tests.shards.storage.test_url_folder_s3 import *
 order = ORDER * int(sys.argv[2])
 with Prefetcher(
     ShardCache(Path(sys.argv[1]), max_bytes=3 * SIZE),
-    RemoteFolder("s3://bucket/shards/train", retries=QUICK), order, ahead_bytes=SIZE, num_threads=2,
+    UrlFolder("s3://bucket/shards/train", retries=QUICK), order, ahead_bytes=SIZE, num_threads=2,
 ) as prefetcher:
     for k in range(len(order)):
         with prefetcher.get(k) as path:
@@ -226,7 +226,7 @@ def test_a_silent_server_does_not_keep_a_process_from_ending(tmp_path: Path, ser
     code = f"""
 from tests.shards.storage.test_url_folder_s3 import *
 prefetcher = Prefetcher(ShardCache(Path({str(tmp_path)!r}), max_bytes=9 * SIZE),
-    RemoteFolder("s3://bucket/shards/train"), ORDER, ahead_bytes=SIZE)
+    UrlFolder("s3://bucket/shards/train"), ORDER, ahead_bytes=SIZE)
 print("ready", flush=True)
 sys.stdin.readline()
 raise SystemExit(3)
@@ -256,7 +256,7 @@ def test_batches_from_a_faulty_bucket_are_those_of_the_folder(
     for number, (order, num_shards) in enumerate(orders):
         server.script(itertools.islice(itertools.cycle(faults), 60))
         cache = ShardCache(tmp_path / f"cache-{number}", max_bytes=num_shards * largest)
-        remote = Split(RemoteSource(RemoteFolder("s3://bucket/whole/train", retries=QUICK), cache))
+        remote = Split(UrlSource(UrlFolder("s3://bucket/whole/train", retries=QUICK), cache))
         batches = [
             [
                 (batch.samples.tolist(), batch.frames.tobytes(), batch.logmel.tobytes(), batch.tokens.tobytes())

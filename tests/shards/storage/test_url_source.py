@@ -21,15 +21,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.errors import CacheFullError, RemoteError, ShardError
+from shards.errors import CacheFullError, ShardError, UrlError
 from shards.order.orders import BlockShuffled, InOrder, Order, Shuffled
 from shards.order.sampling import ClassBalanced
 from shards.reading.host_batch import HostBatch
 from shards.reading.loader import ShardLoader
 from shards.reading.split import Split
 from shards.storage.cache import ShardCache
-from shards.storage.url_folder import RemoteFolder, RetryPolicy
-from shards.storage.url_source import RemoteSource
+from shards.storage.url_folder import RetryPolicy, UrlFolder
+from shards.storage.url_source import UrlSource
 from tests.support.commands import environment
 from tests.support.faulty_server import Fault, FaultyServer, folder_answer, wait_until
 from tests.support.samples import make_sample, make_spec, write_split
@@ -78,7 +78,7 @@ def shard_bytes(split: Split) -> list[int]:
 
 def open_remote(url: str, directory: Path, *, max_bytes: int, room_seconds: float = 1.0) -> Split:
     cache = ShardCache(directory, max_bytes=max_bytes, room_timeout_seconds=room_seconds)
-    return Split(RemoteSource(RemoteFolder(url, retries=QUICK).child("train"), cache))
+    return Split(UrlSource(UrlFolder(url, retries=QUICK).child("train"), cache))
 
 
 def block_shuffled(split: Split, shards_per_block: int, *, seed: int = 3) -> BlockShuffled:
@@ -329,7 +329,7 @@ def test_a_download_that_fails_for_good_is_the_error_of_the_loop_with_its_url(
 ) -> None:
     remote = open_remote(server.url, tmp_path / "cache", max_bytes=sum(shard_bytes(local)))
     server.script([None, *[Fault("status", status=503)] * 1000])
-    with pytest.raises(RemoteError, match=rf"(?s)503.*{server.url}/train/train-0000\d\.tar"):
+    with pytest.raises(UrlError, match=rf"(?s)503.*{server.url}/train/train-0000\d\.tar"):
         epoch_of(ShardLoader(remote, order=ORDERS[name](remote), batch_size=3, num_readers=2))
     assert_nothing_is_leased(tmp_path / "cache")
     server.script([])
@@ -340,7 +340,7 @@ def test_a_shard_that_is_gone_from_the_server_is_an_error_with_its_url(root: Pat
     write_split(tmp_path / "origin", [make_sample(i, spec=SPEC) for i in range(6)], spec=SPEC)
     remote = open_remote((tmp_path / "origin").as_uri(), tmp_path / "cache", max_bytes=1 << 20)
     (tmp_path / "origin" / "train" / "train-00001.tar").unlink()
-    with pytest.raises(RemoteError, match=r"(?s)no such file.*train/train-00001\.tar"):
+    with pytest.raises(UrlError, match=r"(?s)no such file.*train/train-00001\.tar"):
         epoch_of(ShardLoader(remote, order=InOrder(6), batch_size=2))
 
 
