@@ -189,6 +189,29 @@ def test_a_file_of_the_project_that_is_named_exists(path: Path) -> None:
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
+def is_there(name: str) -> bool:
+    """Say whether a dotted name is that of a package, a module, or of something at the top level of a module."""
+    parts = name.split(".")
+    folder = ROOT
+    while parts and (folder / parts[0]).is_dir():
+        folder /= parts.pop(0)
+    if not parts:
+        return True
+    module, *within = parts
+    file = folder / f"{module}.py"
+    return file.is_file() and (
+        not within
+        or re.search(rf"^(?:(?:class|def) )?{within[0]}\b", file.read_text("utf-8"), re.MULTILINE) is not None
+    )
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *product_files()], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_module_of_the_project_that_is_named_exists(path: Path) -> None:
+    packages = "|".join([*PACKAGES, "tests", "benchmarks"])
+    named = re.findall(rf"`((?:{packages})(?:\.\w+)+)`", path.read_text("utf-8"))
+    assert [name for name in named if not name.endswith((".json", ".md")) and not is_there(name)] == []
+
+
 def test_the_readme_has_a_tree_of_all_rooms_and_of_no_others() -> None:
     [block] = re.findall(r"^```\n(cli\.py .*?)^```", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
     shown, package = set(), ""
