@@ -8,7 +8,7 @@ DEMO := data/demo
 DEMO_TRAIN := --text-encoder scratch --video-weights none --epochs 8 --batch-size 16 --learning-rate 1e-3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-modalities test check lint types clean
+.PHONY: help install demo demo-modalities pictures test check lint types clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -33,6 +33,9 @@ demo-modalities: $(STAMP)  ## Train on one modality at a time, after `make demo`
 		$(BIN)/mmsent train --shards $(DEMO)/shards --out $(DEMO)/run-$$modality $(DEMO_TRAIN) --modalities $$modality --resume && \
 		$(BIN)/mmsent evaluate --shards $(DEMO)/shards --run $(DEMO)/run-$$modality --split test || exit 1; \
 	done
+
+pictures: $(STAMP)  ## Draw the picture of README.md, after `make demo`
+	$(BIN)/python docs/pictures/make_pictures.py $(DEMO)/shards $(DEMO)/run
 
 test: $(STAMP)  ## Run all tests
 	$(BIN)/python -m pytest

@@ -132,7 +132,7 @@ class MultimodalModel(nn.Module):
         return self
 
     def use_channels_last(self) -> None:
-        """Lay out a convolutional video backbone as its frames are, see `mmsent.channels_last`.
+        """Lay out a convolutional video backbone as its frames are, see `mmsent.model.channels_last`.
 
         For GPUs in half precision; on a CPU it is slower, see docs/model.md.
         """
