@@ -1,0 +1,50 @@
+"""Files whose brightness is coded for screens that are brighter than paper: PQ and HLG, 10 bits, BT.2020."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.support.matrix.codecs import picture
+from tests.support.matrix.drawing import FRAME_RATE, HEIGHT, WIDTH, draw_pictures
+from tests.support.matrix.studio import Studio, run_ffmpeg
+
+_WHITE_NITS = 203.0
+"""Of paper on such a screen. Source: ITU-R BT.2408."""
+_TO_BT2020 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])
+"""Linear light of BT.709 in the primaries of BT.2020. Source: ITU-R BT.2087."""
+
+
+def write_hdr(studio: Studio, path: Path, *, curve: Literal["pq", "hlg"], codec: str) -> None:
+    """Encode the drawn pictures as light of a screen: their white is paper's."""
+    raw = studio.folder / f"{curve}.rgb48"
+    if not raw.exists():
+        light = (draw_pictures() / 255.0) ** 2.4 @ _TO_BT2020.T  # 1 is paper white
+        coded = _pq(light * _WHITE_NITS) if curve == "pq" else _hlg(light * _WHITE_NITS)
+        raw.write_bytes(np.round(coded * 65_535).astype("<u2").tobytes())
+    transfer = {"pq": "smpte2084", "hlg": "arib-std-b67"}[curve]
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb48le", "-video_size", f"{WIDTH}x{HEIGHT}", "-framerate", str(FRAME_RATE)]
+    tags = ["-colorspace", "bt2020nc", "-color_primaries", "bt2020", "-color_trc", transfer, "-color_range", "tv"]
+    scale = ["-vf", "scale=out_color_matrix=bt2020:out_range=tv"]
+    run_ffmpeg(*source, "-i", raw, *picture(codec), *scale, "-pix_fmt", "yuv420p10le", *tags, path)
+
+
+def _pq(nits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Code light by SMPTE ST 2084."""
+    power = (np.clip(nits, 0, 10_000) / 10_000) ** 0.1593017578125
+    coded: NDArray[np.float64] = ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
+    return coded
+
+
+def _hlg(nits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Code light of a screen of 1000 nits by ITU-R BT.2100's HLG."""
+    display = np.clip(nits / 1000, 0, 1)
+    luminance = display @ np.array([0.2627, 0.6780, 0.0593])
+    scene = display * np.maximum(luminance, 1e-6)[..., None] ** ((1 - 1.2) / 1.2)
+    scene = np.clip(scene, 0, 1)
+    a, b, c = 0.17883277, 0.28466892, 0.55991073
+    low = np.sqrt(3 * scene)
+    high = a * np.log(np.maximum(12 * scene - b, 1e-9)) + c
+    coded: NDArray[np.float64] = np.where(scene <= 1 / 12, low, high)
+    return coded
