@@ -32,9 +32,7 @@ def shifted(
     run_ffmpeg(*inputs, "-map", "0:v", "-map", "1:a", "-c", "copy", path)
 
 
-def turned(
-    video: Options, audio: Options, studio: Studio, path: Path, *, options: Options, seconds: float = 0
-) -> None:
+def turned(video: Options, audio: Options, studio: Studio, path: Path, *, options: Options, seconds: float = 0) -> None:
     """Say that the picture is to be turned, and perhaps cut its start off as well."""
     whole = _whole(studio, path, video, audio)
     start = ("-ss", str(seconds)) if seconds else ()
@@ -98,7 +96,9 @@ def without_first_packets(video: Options, audio: Options, studio: Studio, path: 
     """Begin between two key frames, as a recording that was switched on in the middle does."""
     skipped = 5
     _copied(
-        _whole(studio, path, video, audio), path, lambda packet, number: packet.stream.type != "video" or number >= skipped
+        _whole(studio, path, video, audio),
+        path,
+        lambda packet, number: packet.stream.type != "video" or number >= skipped,
     )
 
 
@@ -171,8 +171,8 @@ def with_matrix(video: Options, matrix: str, span: str, studio: Studio, path: Pa
     }[matrix]
     coefficients = "bt2020" if matrix == "bt2020nc" else matrix
     scale = f"scale=out_color_matrix={coefficients}:out_range={span}"
-    tags = ["-colorspace", matrix, "-color_primaries", primaries, "-color_trc", transfer, "-color_range", span]
-    studio.encode(path, "-vf", scale, *tags, video=video)
+    marks = f"setparams=colorspace={matrix}:color_primaries={primaries}:color_trc={transfer}:range={span}"
+    studio.encode(path, "-vf", f"{scale},format=yuv420p,{marks}", video=video)
 
 
 def interlaced(codec: str, first: str, studio: Studio, path: Path) -> None:
@@ -228,7 +228,8 @@ def with_gap(video: Options, audio: Options, studio: Studio, path: Path) -> None
     """Lose the sound from 0.7 to 0.95 s, and keep the times of what follows."""
 
     def change(packet: Any, number: int) -> bool:
-        return packet.stream.type != "audio" or not 0.7 <= float(packet.pts * packet.time_base) < 0.95
+        seconds = float((packet.pts - (packet.stream.start_time or 0)) * packet.time_base)
+        return packet.stream.type != "audio" or not 0.7 <= seconds < 0.95
 
     _copied(_whole(studio, path, video, audio), path, change)
 
@@ -242,7 +243,7 @@ def changing_sound(studio: Studio, path: Path, *, change: str) -> None:
         rate = (48_000, 32_000)[number] if change != "channels" else 48_000
         inputs = [*studio.pictures(), *studio.sound(num_channels=channels, sample_rate=rate)]
         cut = ["-ss", str(number), "-t", "1"]
-        shift = ["-output_ts_offset", str(number), "-muxdelay", "0", "-muxpreload", "0"]
+        shift = ["-output_ts_offset", str(1.2 * number), "-muxdelay", "0", "-muxpreload", "0"]
         run_ffmpeg(*inputs, *cut, *picture("h264"), *sound("aac"), *shift, part)
         parts.append(part.read_bytes())
     path.write_bytes(b"".join(parts))

@@ -24,10 +24,19 @@ def write_hdr(studio: Studio, path: Path, *, curve: Literal["pq", "hlg"], codec:
         coded = _pq(light * _WHITE_NITS) if curve == "pq" else _hlg(light * _WHITE_NITS)
         raw.write_bytes(np.round(coded * 65_535).astype("<u2").tobytes())
     transfer = {"pq": "smpte2084", "hlg": "arib-std-b67"}[curve]
-    source = ["-f", "rawvideo", "-pix_fmt", "rgb48le", "-video_size", f"{WIDTH}x{HEIGHT}", "-framerate", str(FRAME_RATE)]
-    tags = ["-colorspace", "bt2020nc", "-color_primaries", "bt2020", "-color_trc", transfer, "-color_range", "tv"]
-    scale = ["-vf", "scale=out_color_matrix=bt2020:out_range=tv"]
-    run_ffmpeg(*source, "-i", raw, *picture(codec), *scale, "-pix_fmt", "yuv420p10le", *tags, path)
+    source = [
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb48le",
+        "-video_size",
+        f"{WIDTH}x{HEIGHT}",
+        "-framerate",
+        str(FRAME_RATE),
+    ]
+    marks = f"setparams=colorspace=bt2020nc:color_primaries=bt2020:color_trc={transfer}:range=tv"
+    graph = f"scale=out_color_matrix=bt2020:out_range=tv,format=yuv420p10le,{marks}"
+    run_ffmpeg(*source, "-i", raw, *picture(codec), "-vf", graph, "-pix_fmt", "yuv420p10le", path)
 
 
 def _pq(nits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,13 +12,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from preprocess.annotations import Span, Utterance
+from preprocess.clips.extract import MEDIA, Extract, Feature
+from preprocess.clips.extract_all import Request, extract_all
+from preprocess.clips.logmel import LogMel
 from preprocess.config import Decoder, PreprocessConfig
-from preprocess.extract import MEDIA, Extract, Feature
-from preprocess.logmel import LogMel
-from preprocess.pool import Request, extract_all
-from shards.schema import AudioSpec, FeatureSpec
-from tests.clips import make_utterance, small_config, small_spec
+from preprocess.datasets.annotations import Span, Utterance
+from shards.spec import AudioSpec, FeatureSpec
+from tests.support.clips import make_utterance, small_config, small_spec
 from tests.support.matrix.cases import Case
 from tests.support.matrix.drawing import BEEPS, corners, draw_pictures, levels, numbers
 from tests.support.matrix.studio import SAMPLE_RATE, Reference, read_by_ffmpeg
@@ -38,6 +38,8 @@ _ROUNDING_SECONDS = 0.012
 _LEVEL = 12.0
 """Of 255, how far a colour may be from ffmpeg's: scaling and conversion round in other places."""
 _LENGTH_SECONDS, _PLACE_SECONDS, _LOUDNESS = 0.06, 0.02, 0.35
+_BEEP_ENERGY = 200.0
+"""Of mel power: a tenth of what a beep has, and ten times what others leave in its bins."""
 _EXCUSES = {"damaged", "hdr", "interlaced", "odd_times", "sound_changes", "sound_gap"}
 
 
@@ -180,7 +182,7 @@ def _beep(logmel: NDArray[Any], hertz: float) -> tuple[float, float] | None:
     power = np.exp(logmel.astype(np.float64)) * (logmel != 0)  # (M, S), zero in the padding
     centre = round(_mel(hertz) / _mel(SAMPLE_RATE / 2) * (SPEC.audio.num_mels + 1)) - 1
     energy = power[max(0, centre - 2) : centre + 3].sum(axis=0)  # (S,)
-    if energy.max(initial=0.0) < 5.0:
+    if energy.max(initial=0.0) < _BEEP_ENERGY:
         return None
     loud = np.flatnonzero(energy > 0.3 * energy.max())
     return float(loud.mean()) * SPEC.audio.hop_length / SAMPLE_RATE, float(np.log(np.median(energy[loud])))

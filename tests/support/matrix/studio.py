@@ -8,7 +8,9 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import av
 import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
@@ -99,7 +101,7 @@ class Reference:
     waveform: NDArray[np.float32]
 
 
-def read_by_ffmpeg(path: Path, *, picture: str = "0:V:0?", sound: str = "0:a:0?") -> Reference:
+def read_by_ffmpeg(path: Path, *, picture: str = "0:V:0", sound: str = "0:a:0") -> Reference:
     """Let ffmpeg decode a whole file.
 
     Args:
@@ -107,19 +109,24 @@ def read_by_ffmpeg(path: Path, *, picture: str = "0:V:0?", sound: str = "0:a:0?"
         picture: Its stream, as `-map` takes it; empty for none.
         sound: Likewise.
     """
-    frames, starts = np.empty((0, HEIGHT, WIDTH, 3), np.uint8), np.empty(0)
-    if picture:
-        arguments = ["-i", path, "-map", picture, "-vf", "showinfo=checksum=0", "-fps_mode", "passthrough"]
-        raw, log = run_ffmpeg(*arguments, "-pix_fmt", "rgb24", "-f", "rawvideo", "-", log="info")
-        shown = re.findall(r"n: *\d+ pts: *\S+ +pts_time: *(\S+) .*? s:(\d+)x(\d+)", log)
+    graph = ["-vf", "showinfo=checksum=0", "-fps_mode", "passthrough", "-pix_fmt", "rgb24", "-f", "rawvideo"]
+    # Gaps filled; 16 bits, for which ffmpeg mixes so that nothing clips.
+    filled = ["-af", "aresample=async=1:min_hard_comp=0.06:first_pts=0", "-ac", "1", "-ar", str(SAMPLE_RATE)]
+    with TemporaryDirectory() as folder:
+        raw_picture, raw_sound = Path(folder, "picture"), Path(folder, "sound")
+        outputs: list[str | Path] = []
+        # Both in one run, also those that nobody wants: the clock begins with the first of all that is read.
+        with av.open(path) as container:
+            if container.streams.video:
+                outputs += ["-map", picture or "0:v:0", *graph, raw_picture]
+            if container.streams.audio:
+                outputs += ["-map", sound or "0:a:0", *filled, "-f", "s16le", raw_sound]
+        _, log = run_ffmpeg("-i", path, *outputs, log="info")
+        shown = re.findall(r"n: *\d+ pts: *\S+ +pts_time: *(\S+) .*? s:(\d+)x(\d+)", log) if picture else []
+        frames, starts = np.empty((0, HEIGHT, WIDTH, 3), np.uint8), np.empty(0)
         if shown:
             width, height = int(shown[0][1]), int(shown[0][2])
-            frames = np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
+            frames = np.frombuffer(raw_picture.read_bytes(), np.uint8).reshape(-1, height, width, 3)
             starts = np.array([float(time) for time, _, _ in shown[: len(frames)]])
-    waveform = np.empty(0, np.float32)
-    if sound:
-        filled = "aresample=async=1:min_hard_comp=0.06:first_pts=0"
-        arguments = ["-i", path, "-map", sound, "-af", filled, "-ac", "1", "-ar", str(SAMPLE_RATE)]
-        raw, _ = run_ffmpeg(*arguments, "-f", "s16le", "-", log="quiet")  # 16 bits: mixed so that nothing clips
-        waveform = np.frombuffer(raw, "<i2").astype(np.float32) / np.float32(32_768)
-    return Reference(frames=frames, starts=starts, waveform=waveform)
+        values = np.frombuffer(raw_sound.read_bytes() if sound and raw_sound.exists() else b"", "<i2")
+    return Reference(frames=frames, starts=starts, waveform=values.astype(np.float32) / np.float32(32_768))
