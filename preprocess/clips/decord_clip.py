@@ -84,7 +84,7 @@ class DecordClip:
         if channels.ndim != 2 or not channels.size:
             raise ClipError("the sound has no values")
         if len(channels) not in _CHANNELS:
-            raise ClipError(f"the sound has {len(channels)} channels, and Decord does not say which")
+            raise ClipError(f"the sound has {len(channels)} channels, of which it is not known which they are")
         if not np.isfinite(channels).all():
             raise ClipError("the sound holds values that are no numbers")
         return Sound(
@@ -109,7 +109,8 @@ class DecordClip:
         except ClipError:
             return
         if sound is not None and seconds < sound.duration_seconds - _SHORT_SECONDS:
-            raise ClipError(f"gives {seconds:.2f} s of a sound of {sound.duration_seconds:.2f} s")
+            ends = f"the sound ends after {seconds:.2f} s of {sound.duration_seconds:.2f} s"
+            raise ClipError(f"cannot be decoded: {ends}")
 
 
 _CHANNELS = {1: ("FC",), 2: ("FL", "FR"), 6: ("FL", "FR", "FC", "LFE", "BL", "BR")}

@@ -29,7 +29,7 @@ def why_not_decord(path: Path) -> Mapping[str, str]:
     try:
         header = probe_mp4(path)
     except ClipError as exc:
-        return dict.fromkeys(("video", "audio"), f"Decord is for mp4 files with a whole header, and here {exc}")
+        return dict.fromkeys(("video", "audio"), f"{exc}, and Decord is for whole mp4 files")
     whole = _why_not_file(header)
     return {
         "video": whole or _why_not_picture(path, header),
@@ -73,7 +73,7 @@ def _why_not_h264(path: Path, picture: PictureTrack) -> str:
         return "the picture is no 8-bit 4:2:0 of ordinary brightness"
     if stream.reorders and not picture.reordered and len(picture.starts) > 2:
         return "the file does not say in which order its frames are shown"
-    if picture.key_places is None or not 0 < len(picture.key_places) <= _MOST_KEYS:
+    if not 0 < len(picture.key_places) <= _MOST_KEYS:
         return "the file does not say from which frames on it can be read"
     with path.open("rb") as file:
         if not all(_is_idr(file, int(place), stream.length_bytes) for place in picture.key_places):

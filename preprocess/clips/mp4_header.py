@@ -49,8 +49,8 @@ class PictureTrack:
     """`(F,)` seconds when each frame that is not hidden appears, ascending, edit lists applied."""
     reordered: bool = False
     """Whether the file says of any frame that it is shown at another place than it is stored at."""
-    key_places: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
-    """Where in the file the frames lie that need no other; None where the file does not list them."""
+    key_places: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), compare=False, repr=False)
+    """Where in the file the frames lie that are said to need no other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

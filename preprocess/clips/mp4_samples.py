@@ -14,8 +14,8 @@ from preprocess.errors import ClipError
 __all__ = ["has_equal_steps", "key_places"]
 
 
-def key_places(table: memoryview) -> NDArray[np.int64] | None:
-    """Return the first byte of each key frame in the file; None where the table lists no key frames.
+def key_places(table: memoryview) -> NDArray[np.int64]:
+    """Return the first byte of each key frame in the file; of every frame where the table lists no key frames.
 
     Args:
         table: The content of a track's `stbl`.
@@ -24,10 +24,10 @@ def key_places(table: memoryview) -> NDArray[np.int64] | None:
         ClipError: if the tables contradict each other.
     """
     listed = find_box(table, b"stss")
-    if listed is None:
-        return None
-    keys = _numbers(listed, ">u4") - 1
     places = _places(table)
+    if listed is None:
+        return places
+    keys = _numbers(listed, ">u4") - 1
     if len(keys) and not (keys.min() >= 0 and keys.max() < len(places)):
         raise ClipError("the header is damaged: it lists key frames that are not there")
     return places[keys]

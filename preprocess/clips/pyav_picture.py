@@ -91,7 +91,7 @@ class PictureTrack:
             return None
         frames = [shots.found[index] for index in indices.tolist()]
         remarks = dict(shots.remarks)
-        if (alike := len(timeline.starts) - len(np.unique(timeline.starts))):
+        if alike := len(timeline.starts) - len(np.unique(timeline.starts)):
             remarks["odd_times"] = f"{alike} frames have the time of the one before, and are shown for no time"
         return make_picture(frames, timeline, sampling=spec.sampling, remarks=remarks)
 
