@@ -7,7 +7,7 @@ one kind it was seen to read right in every file of the matrix, and PyAV for all
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from preprocess.clips.h264_header import parse_avcc
 from preprocess.clips.mp4_header import Mp4Header, PictureTrack, SoundTrack, probe_mp4
@@ -24,12 +24,13 @@ _CHANNELS = (1, 2, 6)
 _LATE_SECONDS = 0.001
 
 
-def why_not_decord(path: Path) -> Mapping[str, str]:
+def why_not_decord(path: Path) -> Mapping[Literal["video", "audio"], str]:
     """Return by `video` and `audio` why Decord is not to read it; empty where it is."""
     try:
         header = probe_mp4(path)
     except ClipError as exc:
-        return dict.fromkeys(("video", "audio"), f"{exc}, and Decord is for whole mp4 files")
+        why = f"{exc}, and Decord is for whole mp4 files"
+        return {"video": why, "audio": why}
     whole = _why_not_file(header)
     return {
         "video": whole or _why_not_picture(path, header),

@@ -158,8 +158,12 @@ def _parse_usability(bits: _Bits) -> tuple[int, int | None]:
         bits.exponential()
     if bits.flag():
         bits.take(65)  # how long a picture is shown
-    with_buffers = [_skip_buffers(bits) for _ in range(2) if bits.flag()]
-    if with_buffers:
+    has_buffers = False
+    for _ in range(2):
+        if bits.flag():
+            _skip_buffers(bits)
+            has_buffers = True
+    if has_buffers:
         bits.take(1)
     bits.take(1)
     if not bits.flag():

@@ -6,7 +6,7 @@ Shape letters: T frames, H height, W width, N waveform values.
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 from av.audio.stream import AudioStream
@@ -180,7 +180,7 @@ def _open(path: Path) -> InputContainer:
         raise ClipError(f"cannot be opened: {what}") from exc
 
 
-def _best(container: InputContainer, kind: str) -> Any:
+def _best(container: InputContainer, kind: Literal["video", "audio"]) -> Any:
     """Return the stream that players show: the default one, never a cover picture; None without any."""
     best = container.streams.best(kind, related=_best(container, "video") if kind == "audio" else None)
     if kind == "audio" or best is None or not best.disposition & Disposition.attached_pic:
@@ -215,7 +215,7 @@ def _zero_seconds(container: InputContainer) -> float:
     return (container.start_time or 0) / av.time_base
 
 
-def _other_streams(container: InputContainer, kind: str, *, shown: Any) -> dict[NoteKind, str]:
+def _other_streams(container: InputContainer, kind: Literal["video", "audio"], *, shown: Any) -> dict[NoteKind, str]:
     """Say which of several streams was taken; covers do not count."""
     streams = container.streams.video if kind == "video" else container.streams.audio
     all_of_them = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]

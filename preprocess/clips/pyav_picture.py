@@ -227,7 +227,7 @@ class _Survey:
         if (np.diff(known) < 0).any():
             self.remarks["odd_times"] = "the times of the frames run back: taken in the order of decoding"
             known = np.sort(known)
-        starts = known * step - zero_seconds
+        starts: NDArray[np.float64] = known.astype(np.float64) * step - zero_seconds
         last = last_duration * step or (float(np.median(np.diff(starts))) if len(starts) > 1 else 1 / rate)
         return Timeline(starts=starts, duration_seconds=round(float(starts[-1] + last - starts[0]), 6))
 
@@ -252,7 +252,9 @@ class _Shots:
         scaled = self._scaler.reformat(frame, width=width, height=height, format=kind, interpolation="BICUBIC")
         picture = scaled.to_ndarray()
         if curve is not None:
-            picture = tone_map(picture, curve=curve, wide=frame.color_primaries == _BT2020)
+            picture = tone_map(
+                picture.astype(np.uint16, copy=False), curve=curve, wide=frame.color_primaries == _BT2020
+            )
             self.remarks["hdr"] = f"{curve}, brought to the brightness of an ordinary screen"
         if frame.interlaced_frame:
             self.remarks["interlaced"] = "frames are two fields, of two moments perhaps, and stay so"

@@ -66,11 +66,8 @@ def read_mono(
     if decoding.lost:
         remarks["damaged"] = f"{decoding.lost} of {decoding.read} packets of the sound cannot be decoded: silence there"
     if decoding.changes:
-        remarks["sound_changes"] = (
-            f"{decoding.changes[0]}, {len(decoding.changes)} times"
-            if len(decoding.changes) > 1
-            else decoding.changes[0]
-        )
+        more = f", and {len(decoding.changes) - 1} changes more" if len(decoding.changes) > 1 else ""
+        remarks["sound_changes"] = decoding.changes[0] + more
     if tape.gaps:
         remarks["sound_gap"] = f"{sum(tape.gaps):.2f} s without sound are silence"
     return Sound(

@@ -14,6 +14,14 @@ def _x265(parameters: str) -> tuple[str, ...]:
     return (*_X265, "-x265-params", f"log-level=none:pools=1:frame-threads=1:{parameters}")
 
 
+_VP8 = ("-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "4", "-crf", "4", "-b:v", "3M", "-g", "20")
+_VP9 = ("-c:v", "libvpx-vp9", "-cpu-used", "5", "-crf", "8", "-b:v", "0", "-g", "20")
+_SVT = ("-c:v", "libsvtav1", "-preset", "10", "-crf", "12", "-g", "24", "-pix_fmt", "yuv420p")
+_AOM = ("-c:v", "libaom-av1", "-cpu-used", "8", "-crf", "12", "-g", "24", "-pix_fmt", "yuv420p", "-threads", "1")
+_HIDDEN = ("-auto-alt-ref", "1", "-lag-in-frames", "12")
+"""Frames that are never shown, and that others refer to."""
+_MPEG2 = ("-c:v", "mpeg2video", "-q:v", "2", "-g", "12")
+
 PICTURES: dict[str, dict[str, tuple[str, ...]]] = {
     "h264": {
         "closed": _x264("keyint=12:bframes=2"),
@@ -34,24 +42,18 @@ PICTURES: dict[str, dict[str, tuple[str, ...]]] = {
         "layers": _x265("keyint=24:bframes=7:b-adapt=0:temporal-layers=3"),
         "no-b": _x265("keyint=12:bframes=0"),
     },
-    "av1": {
-        "svt": ("-c:v", "libsvtav1", "-preset", "10", "-crf", "12", "-g", "24", "-pix_fmt", "yuv420p", "-svtav1-params", "lp=1"),
-        "hidden": ("-c:v", "libaom-av1", "-cpu-used", "8", "-crf", "12", "-g", "24", "-pix_fmt", "yuv420p", "-threads", "1"),
-    },
-    "vp8": {"hidden": ("-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "4", "-crf", "4", "-b:v", "3M", "-g", "20", "-auto-alt-ref", "1", "-lag-in-frames", "12")},
-    "vp9": {
-        "hidden": ("-c:v", "libvpx-vp9", "-deadline", "good", "-cpu-used", "5", "-crf", "8", "-b:v", "0", "-g", "20", "-auto-alt-ref", "1", "-lag-in-frames", "12"),
-        "plain": ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "7", "-crf", "8", "-b:v", "0", "-g", "20", "-auto-alt-ref", "0"),
-    },
+    "av1": {"svt": (*_SVT, "-svtav1-params", "lp=1"), "hidden": _AOM},
+    "vp8": {"hidden": (*_VP8, *_HIDDEN)},
+    "vp9": {"hidden": (*_VP9, *_HIDDEN), "plain": (*_VP9, "-deadline", "realtime", "-auto-alt-ref", "0")},
     "mpeg4": {
         "no-b": ("-c:v", "mpeg4", "-q:v", "2", "-g", "12"),
         "b": ("-c:v", "mpeg4", "-q:v", "2", "-g", "12", "-bf", "2"),
         "packed": ("-c:v", "libxvid", "-q:v", "2", "-g", "12", "-bf", "1"),
     },
     "mpeg2": {
-        "open": ("-c:v", "mpeg2video", "-q:v", "2", "-g", "12", "-bf", "2"),
-        "closed": ("-c:v", "mpeg2video", "-q:v", "2", "-g", "12", "-bf", "2", "-flags", "+cgop", "-sc_threshold", "1000000000"),
-        "no-b": ("-c:v", "mpeg2video", "-q:v", "2", "-g", "12", "-bf", "0"),
+        "open": (*_MPEG2, "-bf", "2"),
+        "closed": (*_MPEG2, "-bf", "2", "-flags", "+cgop", "-sc_threshold", "1000000000"),
+        "no-b": (*_MPEG2, "-bf", "0"),
     },
     "mpeg1": {"open": ("-c:v", "mpeg1video", "-q:v", "2", "-g", "12", "-bf", "2")},
     "mjpeg": {"intra": ("-c:v", "mjpeg", "-q:v", "2", "-pix_fmt", "yuvj420p")},

@@ -36,8 +36,11 @@ def draw_pictures(num_pictures: int = NUM_PICTURES, *, height: int = HEIGHT, wid
     """Draw `(T, H, W, 3)`: quarters red, green / blue, white, in the middle a grey that grows with the number."""
     pictures = np.empty((num_pictures, height, width, 3), np.uint8)
     top, left = height // 2, width // 2
-    places = ((slice(top), slice(left)), (slice(top), slice(left, None)))
-    places += ((slice(top, None), slice(left)), (slice(top, None), slice(left, None)))
+    places = [
+        (rows, columns)
+        for rows in (slice(0, top), slice(top, height))
+        for columns in (slice(0, left), slice(left, width))
+    ]
     for (rows, columns), colour in zip(places, _QUARTERS.values(), strict=True):
         pictures[:, rows, columns] = colour
     greys = np.round(_DARKEST + (_BRIGHTEST - _DARKEST) * np.arange(num_pictures) / (NUM_PICTURES - 1))
@@ -58,7 +61,8 @@ def levels(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
 def numbers(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return `(T,)`: the number that each frame shows, between two where its grey is."""
     grey = levels(frames)[:, 4].mean(axis=-1)
-    return (grey - _DARKEST) / (_BRIGHTEST - _DARKEST) * (NUM_PICTURES - 1)
+    read: NDArray[np.float64] = (grey - _DARKEST) / (_BRIGHTEST - _DARKEST) * (NUM_PICTURES - 1)
+    return read
 
 
 def corners(frame: NDArray[np.uint8]) -> str:

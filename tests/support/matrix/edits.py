@@ -28,7 +28,16 @@ def shifted(
 ) -> None:
     """Begin the sound or the picture so much later than the other."""
     whole = _whole(studio, path, video, audio)
-    inputs = ["-itsoffset", str(picture_seconds), "-i", whole, "-itsoffset", str(sound_seconds), "-i", whole]
+    inputs: list[str | Path] = [
+        "-itsoffset",
+        str(picture_seconds),
+        "-i",
+        whole,
+        "-itsoffset",
+        str(sound_seconds),
+        "-i",
+        whole,
+    ]
     run_ffmpeg(*inputs, "-map", "0:v", "-map", "1:a", "-c", "copy", path)
 
 
@@ -89,7 +98,8 @@ def alike_times(video: Options, audio: Options, studio: Studio, path: Path) -> N
 
 def _ticks(packet: Any) -> int:
     """Return how long a picture is shown."""
-    return packet.duration or round(1 / FRAME_RATE / packet.time_base)
+    duration: int = packet.duration
+    return duration or round(1 / FRAME_RATE / packet.time_base)
 
 
 def without_first_packets(video: Options, audio: Options, studio: Studio, path: Path) -> None:
@@ -138,7 +148,8 @@ def with_cover(studio: Studio, path: Path, *, first: bool, trimmed: bool) -> Non
     start = ["-ss", "0.6"] if trimmed else []
     if path.suffix == ".mkv":
         run_ffmpeg(
-            *start, "-i", whole, "-map", "0", "-c", "copy", "-attach", cover, "-metadata:s:t", "mimetype=image/jpeg", path
+            *start, "-i", whole, "-map", "0", "-c", "copy", "-attach", cover,
+            "-metadata:s:t", "mimetype=image/jpeg", path,
         )  # fmt: skip
         return
     maps = ["-map", "1", "-map", "0"] if first else ["-map", "0", "-map", "1"]
@@ -178,6 +189,7 @@ def with_matrix(video: Options, matrix: str, span: str, studio: Studio, path: Pa
 def interlaced(codec: str, first: str, studio: Studio, path: Path) -> None:
     """Encode as fields that are shown one after the other, and both of one picture."""
     top = first == "tff"
+    video: Options
     if codec == "h264":
         video = ("-c:v", "libx264", "-crf", "6", "-pix_fmt", "yuv420p", "-x264-params", f"keyint=12:{first}=1")
     else:
@@ -202,7 +214,8 @@ def two_sizes(studio: Studio, path: Path) -> None:
     for number, size in enumerate(((WIDTH, HEIGHT), (240, 180))):
         half = studio.folder / f"{path.name}-{number}.ts"
         start = number * NUM_PICTURES // 2
-        cut = f"trim=start_frame={start}:end_frame={start + NUM_PICTURES // 2},setpts=PTS-STARTPTS,scale={size[0]}:{size[1]}"
+        end = start + NUM_PICTURES // 2
+        cut = f"trim=start_frame={start}:end_frame={end},setpts=PTS-STARTPTS,scale={size[0]}:{size[1]}"
         shift = ["-output_ts_offset", str(1.2 * number), "-muxdelay", "0", "-muxpreload", "0"]
         run_ffmpeg(*studio.pictures(), "-vf", cut, *picture("h264"), *shift, half)
         halves.append(half)

@@ -19,7 +19,7 @@ from preprocess.config import Decoder, PreprocessConfig
 from preprocess.datasets.annotations import Span, Utterance
 from shards.spec import AudioSpec, FeatureSpec
 from tests.support.clips import make_utterance, small_config, small_spec
-from tests.support.matrix.cases import Case
+from tests.support.matrix.case import Case
 from tests.support.matrix.drawing import BEEPS, corners, draw_pictures, levels, numbers
 from tests.support.matrix.studio import SAMPLE_RATE, Reference, read_by_ffmpeg
 
