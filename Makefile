@@ -8,7 +8,7 @@ DEMO := data/demo
 DEMO_TRAIN := --text-encoder scratch --video-weights none --epochs 8 --batch-size 16 --learning-rate 1e-3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-modalities test check lint types clean
+.PHONY: help install demo demo-modalities test test-all check lint types clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -34,8 +34,11 @@ demo-modalities: $(STAMP)  ## Train on one modality at a time, after `make demo`
 		$(BIN)/mmsent evaluate --shards $(DEMO)/shards --run $(DEMO)/run-$$modality --split test || exit 1; \
 	done
 
-test: $(STAMP)  ## Run all tests
+test: $(STAMP)  ## Run the tests
 	$(BIN)/python -m pytest
+
+test-all: $(STAMP)  ## Run the tests, and all files of the decoders' matrix
+	$(BIN)/python -m pytest -m ''
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -37,7 +37,13 @@ MOST_LINES = 400
 TOO_LONG = {"mmsent/training/trainer.py"}
 DOORS = {
     "decord": {"preprocess/clips/decord_clip.py"},
-    "av": {"preprocess/demo/clip_writer.py", "preprocess/doctor/open_clips.py", "preprocess/clips/pyav_clip.py"},
+    "av": {
+        "preprocess/demo/clip_writer.py",
+        "preprocess/doctor/open_clips.py",
+        "preprocess/clips/pyav_clip.py",
+        "preprocess/clips/pyav_picture.py",
+        "preprocess/clips/pyav_sound.py",
+    },
     "torchaudio": {"preprocess/clips/logmel.py"},
     "fsspec": {"shards/storage/url_folder.py"},
     "tokenizers": {"preprocess/text/tokenizer.py"},
