@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import get_args
 
+from preprocess.clips.tone_map import Curve
 from tests.support.matrix import edits, hdr
 from tests.support.matrix.case import CONTAINERS, Case, encode
 from tests.support.matrix.codecs import PICTURES, picture, sound
@@ -171,11 +173,11 @@ def _pixels() -> Iterator[Case]:
                     name=f"{codec}-{matrix}-{span}.{container}", axis="pixels", write=write, sound="",
                     quick=(codec, container, span) == ("h264", "mp4", "pc"),
                 )  # fmt: skip
-    for codec in ("hevc", "av1", "vp9"):
-        for curve in ("pq", "hlg"):
+    for codec, container in (("hevc", "mp4"), ("av1", "mp4"), ("vp9", "mkv")):
+        for curve in get_args(Curve):
             write = partial(hdr.write_hdr, curve=curve, codec=codec)
             yield Case(
-                name=f"{codec}-{curve}.{'mkv' if codec == 'vp9' else 'mp4'}", axis="pixels", write=write, sound="",
+                name=f"{codec}-{curve.lower()}.{container}", axis="pixels", write=write, sound="",
                 drawn_levels=True, notes=("hdr",), quick=codec == "hevc",
             )  # fmt: skip
     for codec, container in (
