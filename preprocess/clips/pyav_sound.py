@@ -194,7 +194,7 @@ def _pieces(decoding: _Decoding, *, zero_seconds: float, sample_rate: int) -> It
     names: tuple[str, ...] = ()
     began = passed = 0.0  # of the run: its start on the clock, and how much of it there was
     for frame in decoding.frames():
-        start = began + passed if frame.pts is None else float(frame.pts * frame.time_base) - zero_seconds
+        start = began + passed if frame.pts is None else frame.time - zero_seconds
         late = start - began - passed
         following = (frame.format.name, frame.layout.name, frame.layout.nb_channels, frame.sample_rate)
         is_gap = (_LOST_SECONDS if decoding.just_lost else _GAP_SECONDS) < late < _LONGEST_GAP_SECONDS
