@@ -22,7 +22,7 @@ from preprocess.errors import ClipError
 from shards.schema import NoteKind
 from shards.spec import VideoSpec
 
-__all__ = ["PyavClip", "probe_seconds"]
+__all__ = ["PyavClip", "best_stream", "probe_seconds"]
 
 _HELD_BYTES = 128_000_000
 """Of a file whose packets are kept in memory between one use and the next; those of a larger one are read again."""
@@ -149,7 +149,7 @@ class PyavClip:
         if self._held is None:
             assert self._container is not None
             self._held = {}
-            streams = [_best(self._container, "video"), _best(self._container, "audio")]
+            streams = [best_stream(self._container, "video"), best_stream(self._container, "audio")]
             try:
                 for packet in self._container.demux([stream for stream in streams if stream is not None]):
                     if packet.size:
@@ -180,9 +180,9 @@ def _open(path: Path) -> InputContainer:
         raise ClipError(f"cannot be opened: {what}") from exc
 
 
-def _best(container: InputContainer, kind: Literal["video", "audio"]) -> Any:
+def best_stream(container: InputContainer, kind: Literal["video", "audio"]) -> Any:
     """Return the stream that players show: the default one, never a cover picture; None without any."""
-    best = container.streams.best(kind, related=_best(container, "video") if kind == "audio" else None)
+    best = container.streams.best(kind, related=best_stream(container, "video") if kind == "audio" else None)
     if kind == "audio" or best is None or not best.disposition & Disposition.attached_pic:
         return best
     return next(
@@ -191,7 +191,7 @@ def _best(container: InputContainer, kind: Literal["video", "audio"]) -> Any:
 
 
 def _video_stream(container: InputContainer) -> VideoStream:
-    stream: VideoStream | None = _best(container, "video")
+    stream: VideoStream | None = best_stream(container, "video")
     if stream is None:
         raise ClipError("there is no video stream" if not container.streams.video else "there is only a cover picture")
     if stream.codec_context is None:  # then FFmpeg has no decoder for it
@@ -200,7 +200,7 @@ def _video_stream(container: InputContainer) -> VideoStream:
 
 
 def _audio_stream(container: InputContainer) -> AudioStream:
-    stream: AudioStream | None = _best(container, "audio")
+    stream: AudioStream | None = best_stream(container, "audio")
     if stream is None:
         if container.streams.audio:
             raise ClipError("cannot be decoded: the sound is of an unknown kind")
