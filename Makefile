@@ -8,7 +8,7 @@ DEMO := data/demo
 DEMO_TRAIN := --text-encoder scratch --video-weights none --epochs 8 --batch-size 16 --learning-rate 1e-3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-modalities pictures test check lint types clean
+.PHONY: help install demo demo-modalities pictures test test-all check lint types clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -39,6 +39,9 @@ pictures: $(STAMP)  ## Draw the picture of README.md, after `make demo`
 
 test: $(STAMP)  ## Run all tests
 	$(BIN)/python -m pytest
+
+test-all: $(STAMP)  ## Run the tests, and all files of the decoders' matrix
+	$(BIN)/python -m pytest -m ''
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

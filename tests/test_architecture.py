@@ -50,6 +50,8 @@ DOORS = {
         "preprocess/doctor/open_clips.py",
         "preprocess/clips/known_good.py",
         "preprocess/clips/pyav_clip.py",
+        "preprocess/clips/pyav_picture.py",
+        "preprocess/clips/pyav_sound.py",
     },
     "torchaudio": {"preprocess/clips/logmel.py"},
     "fsspec": {"shards/storage/url_folder.py"},

@@ -3,9 +3,10 @@
 Shape letters: T frames, H height, W width, N waveform values, F frames of the whole clip.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from preprocess.config import Decoder
 from preprocess.datasets.annotations import Span
 from preprocess.errors import ClipError
+from shards.schema import NoteKind
 from shards.spec import Sampling
 
 __all__ = [
@@ -50,6 +52,7 @@ class Picture:
         clip_frames: Frames of the whole clip.
         duration_seconds: From the first frame to the end of the last.
         variable_frame_rate: Whether some frame stays on screen at least half as long again as the usual one.
+        remarks: What else is worth knowing, by the kind of its note.
     """
 
     frames: NDArray[np.uint8]
@@ -57,6 +60,7 @@ class Picture:
     clip_frames: int
     duration_seconds: float
     variable_frame_rate: bool
+    remarks: Mapping[NoteKind, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,12 +72,14 @@ class Sound:
         num_channels: Of the clip, before the down-mix.
         duration_seconds: Of the whole sound.
         silent: Whether the whole sound is below -100 dB of full scale.
+        remarks: What else is worth knowing, by the kind of its note.
     """
 
     waveform: NDArray[np.float32]
     num_channels: int
     duration_seconds: float
     silent: bool
+    remarks: Mapping[NoteKind, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -81,7 +87,7 @@ class Timeline:
     """When the frames of a clip appear.
 
     Attributes:
-        starts: `(F,)` float64 seconds, ascending.
+        starts: `(F,)` float64 seconds, ascending; on the file's clock where a part of the file is wanted.
         duration_seconds: From the first frame to the end of the last.
     """
 
@@ -104,7 +110,7 @@ def decoder_version(decoder: Decoder) -> str:
     return pyav if decoder == "pyav" else f"decord2 {version('decord2')}, {pyav}"
 
 
-_REVISION = 1
+_REVISION = 2
 """Raised by every change of this program that changes a frame or a waveform: what was made before does not pass for
 what would be made now. `preprocess.clips.logmel` has its own."""
 
@@ -126,30 +132,34 @@ def choose_frames(timeline: Timeline, *, num_frames: int, sampling: Sampling) ->
 
 _SIDE = 0.5**0.5
 _DOWNMIX = {
-    1: (1.0,),
-    2: (1.0, 1.0),
-    6: (_SIDE, _SIDE, 1.0, 0.0, _SIDE**2, _SIDE**2),
-    8: (_SIDE, _SIDE, 1.0, 0.0, _SIDE**2, _SIDE**2, _SIDE**2, _SIDE**2),
-}
-"""Weight of each channel in FFmpeg's order, FL FR FC LFE BL BR (SL SR). Source: ITU-R BS.775-4, annex 4; FFmpeg mixes
-5.1 to mono by the same ones. In a film the voice is in FC: a mix without it, or channel 0 alone, loses what is said."""
+    "FL": _SIDE, "FR": _SIDE, "FC": 1.0, "FLC": _SIDE, "FRC": _SIDE, "BL": _SIDE**2, "BR": _SIDE**2, "BC": _SIDE**2,
+    "SL": _SIDE**2, "SR": _SIDE**2,
+}  # fmt: skip
+"""Weight of each channel by FFmpeg's name of it; others, the low-frequency one among them, are left out. Source: ITU-R
+BS.775-4, annex 4; FFmpeg mixes to mono by the same ones. In a film the voice is in FC: a mix without it, or channel 0
+alone, loses what is said."""
+_EDGE_SECONDS = 1e-6
+"""A frame that is on screen for less of a part is not in it: times of annotations are written with as many digits."""
 
 
 def cut_timeline(timeline: Timeline, part: Span | None) -> tuple[Timeline, int]:
     """Return the frames of a timeline that are on screen within a part of the file, and the index of their first.
+
+    Args:
+        timeline: Of the whole file, on its clock, which begins with the first of picture and sound.
+        part: From when to when; None for all of it.
 
     Raises:
         ClipError: if there is none.
     """
     if part is None:
         return timeline, 0
-    starts = timeline.starts - timeline.starts[0]
-    ends = np.append(starts[1:], timeline.duration_seconds)
-    inside = np.flatnonzero((ends > part.start_seconds) & (starts < part.end_seconds))
+    starts = timeline.starts
+    ends = np.append(starts[1:], starts[0] + timeline.duration_seconds)
+    inside = np.flatnonzero((ends > part.start_seconds + _EDGE_SECONDS) & (starts < part.end_seconds - _EDGE_SECONDS))
     if not len(inside):
         raise ClipError(
-            f"no frame from {part.start_seconds:.3f} to {part.end_seconds:.3f} s: the file lasts "
-            f"{timeline.duration_seconds:.3f} s"
+            f"no frame from {part.start_seconds:.3f} to {part.end_seconds:.3f} s: the file lasts {ends[-1]:.3f} s"
         )
     first, last = int(inside[0]), int(inside[-1])
     return Timeline(
@@ -157,7 +167,13 @@ def cut_timeline(timeline: Timeline, part: Span | None) -> tuple[Timeline, int]:
     ), first
 
 
-def make_picture(frames: Sequence[NDArray[np.uint8]], timeline: Timeline, *, sampling: Sampling) -> Picture:
+def make_picture(
+    frames: Sequence[NDArray[np.uint8]],
+    timeline: Timeline,
+    *,
+    sampling: Sampling,
+    remarks: Mapping[NoteKind, str] = MappingProxyType({}),
+) -> Picture:
     """Put the chosen frames, `(H, W, 3)` each, and what is known of their clip together."""
     stacked = np.stack(frames)
     if sampling == "first":
@@ -168,11 +184,22 @@ def make_picture(frames: Sequence[NDArray[np.uint8]], timeline: Timeline, *, sam
         clip_frames=len(timeline.starts),
         duration_seconds=timeline.duration_seconds,
         variable_frame_rate=timeline.variable,
+        remarks=remarks,
     )
 
 
-def downmix(channels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mix `(channels, N)` to `(N,)`, weights summing to one so that nothing clips. Unknown layouts: the mean."""
-    weights = np.array(_DOWNMIX.get(len(channels), (1.0,) * len(channels)))
+def downmix(channels: NDArray[np.float32], names: Sequence[str]) -> NDArray[np.float32]:
+    """Mix channels to one, by weights whose sum is one, so that nothing clips.
+
+    Args:
+        channels: `(channels, N)`.
+        names: FFmpeg's name of each, like `FL`; where it knows none of them, all count alike.
+
+    Returns:
+        `(N,)` float32.
+    """
+    weights = np.array([_DOWNMIX.get(name, 0.0) for name in names])
+    if not weights.any():
+        weights = np.ones(len(channels))
     mono: NDArray[np.float32] = ((weights / weights.sum()) @ channels).astype(np.float32)
     return mono

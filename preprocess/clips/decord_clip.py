@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preprocess.clips.clip import SILENCE, Picture, Sound, Timeline, choose_frames, cut_timeline, downmix, make_picture
+from preprocess.clips.mp4_header import probe_mp4
 from preprocess.datasets.annotations import Span
 from preprocess.errors import ClipError
 from shards.spec import VideoSpec
@@ -47,7 +48,10 @@ class DecordClip:
             reader = decord.VideoReader(
                 str(self._path), ctx=decord.cpu(0), width=spec.width, height=spec.height, num_threads=1
             )
-            timeline, first = cut_timeline(_timeline(reader), part)
+            whole = _timeline(reader)
+            if part is not None:
+                whole = self._exact(whole)
+            timeline, first = cut_timeline(whole, part)
             indices = choose_frames(timeline, num_frames=spec.num_frames, sampling=spec.sampling).tolist()
             # Decord hands over a frame while a thread decodes the next ones: without a look at the last frame, time
             # would decide whether damage behind the last chosen one is met.
@@ -73,19 +77,46 @@ class DecordClip:
             reader = decord.AudioReader(str(self._path), ctx=decord.cpu(0), sample_rate=sample_rate, mono=False)
             # The array behind the reader: indexing it by a slice goes through a list of Python integers per value.
             channels = reader._array
+        self._check_length(channels.shape[-1] / sample_rate)
         if part is not None:
             start, end = (round(seconds * sample_rate) for seconds in (part.start_seconds, part.end_seconds))
             channels = channels[:, start:end]
         if channels.ndim != 2 or not channels.size:
             raise ClipError("the sound has no values")
+        if len(channels) not in _CHANNELS:
+            raise ClipError(f"the sound has {len(channels)} channels, of which it is not known which they are")
         if not np.isfinite(channels).all():
             raise ClipError("the sound holds values that are no numbers")
         return Sound(
-            waveform=downmix(channels[:, :max_values]),
+            waveform=downmix(channels[:, :max_values], _CHANNELS[len(channels)]),
             num_channels=len(channels),
             duration_seconds=channels.shape[1] / sample_rate,
             silent=float(np.abs(channels).max()) < SILENCE,
         )
+
+    def _exact(self, timeline: Timeline) -> Timeline:
+        """Return the times of the frames on the file's clock: Decord's are 32-bit floats, 1.4 is 1.3999999 there."""
+        header = probe_mp4(self._path)
+        if header.picture is None or len(header.picture.starts) != len(timeline.starts):
+            raise ClipError("cannot be decoded: Decord finds another number of frames than the header has")
+        starts = header.picture.starts - header.start_seconds
+        return Timeline(starts=starts, duration_seconds=header.picture.duration_seconds)
+
+    def _check_length(self, seconds: float) -> None:
+        """Refuse sound that ends before its header says: Decord stops at a damaged packet, without a word."""
+        try:
+            sound = probe_mp4(self._path).sound
+        except ClipError:
+            return
+        if sound is not None and seconds < sound.duration_seconds - _SHORT_SECONDS:
+            ends = f"the sound ends after {seconds:.2f} s of {sound.duration_seconds:.2f} s"
+            raise ClipError(f"cannot be decoded: {ends}")
+
+
+_CHANNELS = {1: ("FC",), 2: ("FL", "FR"), 6: ("FL", "FR", "FC", "LFE", "BL", "BR")}
+"""FFmpeg's names of the channels that so many AAC channels are."""
+_SHORT_SECONDS = 0.05
+"""Two packets: the last ones may be cut off by the header, or not."""
 
 
 _UNOPENED = "cannot be opened: the file is cut short, damaged, or no video"

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from preprocess.clips.clip import LONG_SECONDS, MISMATCH_SECONDS, Picture, Sound
 from preprocess.clips.decord_clip import DecordClip
+from preprocess.clips.decord_fit import why_not_decord
 from preprocess.clips.logmel import LogMel
 from preprocess.clips.process_pool import keep_quiet
-from preprocess.clips.pyav_clip import PyavClip, glance, probe_seconds
+from preprocess.clips.pyav_clip import PyavClip, probe_seconds
 from preprocess.config import Decoder, TestClips
 from preprocess.datasets.annotations import Span, Utterance
 from preprocess.errors import ClipError
@@ -36,9 +37,6 @@ T = TypeVar("T")
 Medium = Literal["video", "audio"]
 """The modalities that come from a clip."""
 MEDIA: tuple[Medium, ...] = ("video", "audio")
-
-_DECORD_SOUND_SECONDS = 60.0
-"""Decord holds all of a sound in memory, 5 minutes of 5.1 take 350 MB; PyAV reads a longer one piece by piece."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -121,7 +119,7 @@ def extract(
     features: dict[Medium, Feature] = {}
     reasons = dict.fromkeys(media, trouble)
     if decoder == "decord" and not trouble:
-        reasons = _reasons_for_pyav(root / path)
+        reasons = {medium: why for medium, why in why_not_decord(root / path).items() if medium in media}
     with closing(_Readers(root / path)) as readers:
         for medium in media:
             read = _read_video if medium == "video" else _read_audio
@@ -157,17 +155,6 @@ def choose_clip(root: Path, utterance: Utterance, *, test_clips: TestClips) -> t
         detail = f"{test_clips} clips were asked for; the other file was not looked at"
     kind: NoteKind = "corrected_twin_used" if take_twin else "corrected_twin_not_used"
     return (utterance.twin if take_twin else utterance.clip), (Note(kind=kind, about="row", detail=detail),)
-
-
-def _reasons_for_pyav(path: Path) -> dict[Medium, str]:
-    """Say why Decord is not to read the picture or the sound of a clip; empty where it is."""
-    seen = glance(path)
-    if seen.is_list:
-        return dict.fromkeys(MEDIA, "the file is a list of other files")
-    if seen.hides_frames:
-        return dict.fromkeys(MEDIA, "the file hides frames, of which Decord knows nothing")
-    long = seen.sound_seconds > _DECORD_SOUND_SECONDS
-    return {"video": "", "audio": "Decord would hold all of this long sound in memory" if long else ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +258,7 @@ def _second_decoder(medium: Medium, why: str) -> tuple[Note, ...]:
 
 
 def _picture_notes(utterance: Utterance, picture: Picture) -> tuple[Note, ...]:
-    found: dict[NoteKind, str] = {}
+    found = dict(picture.remarks)
     annotated, seconds = utterance.annotated_seconds, picture.duration_seconds
     if utterance.span is not None and abs(seconds - annotated) > max(MISMATCH_SECONDS, annotated / 10):
         found["duration_mismatch"] = f"the clip lasts {seconds:.2f} s, the annotation {annotated:.2f} s"
@@ -285,7 +272,7 @@ def _picture_notes(utterance: Utterance, picture: Picture) -> tuple[Note, ...]:
 
 
 def _sound_notes(sound: Sound, spec: AudioSpec) -> tuple[Note, ...]:
-    found: dict[NoteKind, str] = {}
+    found = dict(sound.remarks)
     if sound.num_channels > 2:
         found["surround"] = f"{sound.num_channels} channels, mixed to one"
     kept = spec.num_hops * spec.hop_length / spec.sample_rate

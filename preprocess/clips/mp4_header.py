@@ -7,8 +7,8 @@ Shape letters: F frames, E edits.
 """
 
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preprocess.clips.aac import parse_esds
+from preprocess.clips.mp4_boxes import MAX_BOXES, box_version, boxes, child_box, find_box, printable, run_lengths
+from preprocess.clips.mp4_samples import has_equal_steps, key_places
 from preprocess.errors import ClipError
 
 __all__ = ["Mp4Header", "PictureTrack", "SoundTrack", "probe_mp4"]
@@ -35,6 +37,20 @@ class PictureTrack:
     """By the rule of `preprocess.clips.clip.Timeline.variable`."""
     width: int
     height: int
+    codec: str = ""
+    """The four letters of how it is coded, `avc1` for H.264."""
+    config: bytes = field(default=b"", repr=False)
+    """What its decoder must know beforehand, of H.264 alone."""
+    upright: bool = True
+    """Whether it is shown as it is stored, neither turned nor mirrored."""
+    plain_times: bool = True
+    """Whether all pictures are coded alike, no two have one time, and no edit list skips or repeats any within."""
+    starts: NDArray[np.float64] = field(default_factory=lambda: np.empty(0), compare=False, repr=False)
+    """`(F,)` seconds when each frame that is not hidden appears, ascending, edit lists applied."""
+    reordered: bool = False
+    """Whether the file says of any frame that it is shown at another place than it is stored at."""
+    key_places: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), compare=False, repr=False)
+    """Where in the file the frames lie that are said to need no other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +61,12 @@ class SoundTrack:
     sample_rate: int
     """In Hz; 0 where the header does not say."""
     duration_seconds: float
+    codec: str = ""
+    """The four letters of how it is coded, `mp4a` for AAC."""
+    start_seconds: float = 0.0
+    """When it begins, edit lists applied."""
+    plain_times: bool = True
+    """Whether all its packets but the last are equally long, and no edit list skips or repeats any within."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +81,19 @@ class Mp4Header:
     """Whether the frames are listed behind the header, which is then silent about their number and times."""
     picture: PictureTrack | None
     sound: SoundTrack | None
+    num_pictures: int = 1
+    """Tracks of pictures, of which `picture` is the first; one that is a cover is none, see `has_cover`."""
+    num_sounds: int = 1
+    has_cover: bool = False
+    """Whether a cover picture may be attached."""
+
+    @property
+    def start_seconds(self) -> float:
+        """When the first of picture and sound begins: the zero of the file's clock."""
+        starts = [float(self.picture.starts[0])] if self.picture is not None and len(self.picture.starts) else []
+        if self.sound is not None:
+            starts.append(self.sound.start_seconds)
+        return min(starts, default=0.0)
 
 
 def probe_mp4(path: Path) -> Mp4Header:
@@ -80,10 +115,6 @@ def probe_mp4(path: Path) -> Mp4Header:
 
 _MAX_MOOV_BYTES = 64_000_000
 """A clip of five minutes has 0.1 MB."""
-_MAX_BOXES = 1000
-"""In one box; real ones hold a handful."""
-_MAX_FRAMES = 2_000_000
-"""A day at 24 frames per second."""
 _FIRST_KINDS = {b"ftyp", b"free", b"mdat", b"moov", b"pdin", b"skip", b"styp", b"wide"}
 """What an mp4 or its ancestor, QuickTime, begins with."""
 
@@ -95,7 +126,7 @@ def _read_moov(file: BinaryIO) -> tuple[bytes, int, int]:
         raise ClipError("the file is empty")
     moov: bytes | None = None
     missing_bytes = start = 0
-    for number in range(_MAX_BOXES):
+    for number in range(MAX_BOXES):
         if num_bytes - start < 8:
             break  # the end, or too few bytes for a box: other readers look over them as well
         file.seek(start)
@@ -127,15 +158,17 @@ def _read_moov(file: BinaryIO) -> tuple[bytes, int, int]:
 
 def _parse_moov(content: bytes, *, missing_bytes: int, num_bytes: int) -> Mp4Header:
     view = memoryview(content)
-    timescale, ticks = _scale_and_duration(_child(view, b"mvhd"))
+    timescale, ticks = _scale_and_duration(child_box(view, b"mvhd"))
     picture: PictureTrack | None = None
     sound: SoundTrack | None = None
-    last_byte = 0
-    for kind, track in _boxes(view):
+    last_byte = num_pictures = num_sounds = 0
+    for kind, track in boxes(view):
         if kind != b"trak":
             continue
-        media = _child(track, b"mdia")
-        handler = bytes(_child(media, b"hdlr")[8:12])
+        media = child_box(track, b"mdia")
+        handler = bytes(child_box(media, b"hdlr")[8:12])
+        num_pictures += handler == b"vide"
+        num_sounds += handler == b"soun"
         if handler == b"vide" and picture is None:
             picture = _parse_picture(track, media, movie_timescale=timescale)
         elif handler == b"soun" and sound is None:
@@ -146,49 +179,18 @@ def _parse_moov(content: bytes, *, missing_bytes: int, num_bytes: int) -> Mp4Hea
     return Mp4Header(
         missing_bytes=missing_bytes or max(0, last_byte + 1 - num_bytes),
         duration_seconds=ticks / timescale,
-        fragmented=_find(view, b"mvex") is not None,
+        fragmented=find_box(view, b"mvex") is not None,
         picture=picture,
         sound=sound,
+        num_pictures=num_pictures,
+        num_sounds=num_sounds,
+        has_cover=b"covr" in content,
     )
-
-
-def _boxes(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield the kind and the content of the boxes within one; fewer than 8 bytes behind them are padding."""
-    start = 0
-    for _ in range(_MAX_BOXES):
-        if len(view) - start < 8:
-            return
-        size, kind = struct.unpack_from(">I4s", view, start)
-        payload = 8
-        if size == 1:
-            size, payload = struct.unpack_from(">Q", view, start + 8)[0], 16
-        elif size == 0:
-            size = len(view) - start
-        if not payload <= size <= len(view) - start:
-            raise ClipError(f"the header is damaged: its box {_printable(kind)} does not fit where it lies")
-        yield kind, view[start + payload : start + size]
-        start += size
-    raise ClipError(f"the header is damaged: a box holds more than {_MAX_BOXES} others")
-
-
-def _find(view: memoryview, kind: bytes) -> memoryview | None:
-    return next((content for found, content in _boxes(view) if found == kind), None)
-
-
-def _child(view: memoryview, kind: bytes) -> memoryview:
-    found = _find(view, kind)
-    if found is None:
-        raise ClipError(f"the header is damaged: it has no {_printable(kind)}")
-    return found
-
-
-def _printable(kind: bytes) -> str:
-    return f"`{kind.decode('ascii')}`" if kind.isalnum() else kind.hex()
 
 
 def _scale_and_duration(header: memoryview) -> tuple[int, int]:
     """Read ticks per second and the duration in them from `mvhd` or `mdhd`, which begin alike."""
-    layout, start = (">IQ", 20) if _version(header) == 1 else (">II", 12)
+    layout, start = (">IQ", 20) if box_version(header) == 1 else (">II", 12)
     timescale, ticks = struct.unpack_from(layout, header, start)
     if not timescale:
         raise ClipError("the header is damaged: it counts no time units per second")
@@ -196,29 +198,27 @@ def _scale_and_duration(header: memoryview) -> tuple[int, int]:
     return timescale, 0 if ticks == unknown else ticks
 
 
-def _version(box: memoryview) -> int:
-    version: int = struct.unpack_from("B", box)[0]
-    return version
-
-
 def _table_boxes(media: memoryview) -> memoryview:
-    return _child(_child(media, b"minf"), b"stbl")
+    return child_box(child_box(media, b"minf"), b"stbl")
 
 
 def _parse_picture(track: memoryview, media: memoryview, *, movie_timescale: int) -> PictureTrack:
-    timescale, _ = _scale_and_duration(_child(media, b"mdhd"))
+    timescale, _ = _scale_and_duration(child_box(media, b"mdhd"))
     table = _table_boxes(media)
     starts, lengths = _times(table)  # (F,), (F,)
     shown = np.ones(len(starts), dtype=bool)  # (F,)
-    edits = _edits(track, movie_timescale=movie_timescale, timescale=timescale)  # (E, 2)
+    edits, delay_seconds = _edits(track, movie_timescale=movie_timescale, timescale=timescale)  # (E, 2)
     if len(edits) and len(starts):
         shown[:] = False
         for start, end in edits:
             shown |= (starts >= start) & (starts < end)
-    width, height = struct.unpack_from(">HH", _sample_entry(table), 24)
+    codec, entry = _sample_entry(table)
+    width, height = struct.unpack_from(">HH", entry, 24)
     order = np.argsort(starts[shown], kind="stable")
     starts, lengths = starts[shown][order], lengths[shown][order]
     gaps = np.diff(starts)
+    zero = edits[0, 0] if len(edits) else 0.0
+    (num_kinds,) = struct.unpack_from(">I", child_box(table, b"stsd"), 4)
     return PictureTrack(
         num_frames=len(shown),
         num_hidden=int((~shown).sum()),
@@ -226,15 +226,28 @@ def _parse_picture(track: memoryview, media: memoryview, *, movie_timescale: int
         variable_frame_rate=bool(len(gaps)) and bool(gaps.max() > 1.5 * np.median(gaps)),
         width=width,
         height=height,
+        codec=codec,
+        config=bytes(find_box(entry[78:], b"avcC") or b"") if codec.startswith("avc") else b"",
+        upright=_is_upright(child_box(track, b"tkhd")),
+        plain_times=num_kinds == 1 and len(edits) <= 1 and not (gaps == 0).any(),
+        starts=delay_seconds + (starts - zero) / timescale,
+        reordered=find_box(table, b"ctts") is not None,
+        key_places=key_places(table),
     )
 
 
+def _is_upright(header: memoryview) -> bool:
+    """Say whether a track's matrix, nine numbers of which the first five turn and mirror, does nothing."""
+    a, b, _, c, d = struct.unpack_from(">5i", header, 52 if box_version(header) == 1 else 40)
+    return bool(b == c == 0 and a > 0 and d > 0)
+
+
 def _parse_sound(track: memoryview, media: memoryview, *, movie_timescale: int) -> SoundTrack:
-    timescale, ticks = _scale_and_duration(_child(media, b"mdhd"))
-    edits = _edits(track, movie_timescale=movie_timescale, timescale=timescale)  # (E, 2)
+    timescale, ticks = _scale_and_duration(child_box(media, b"mdhd"))
+    edits, delay_seconds = _edits(track, movie_timescale=movie_timescale, timescale=timescale)  # (E, 2)
     if len(edits):
         ticks = min(ticks, int((np.minimum(edits[:, 1], ticks) - np.minimum(edits[:, 0], ticks)).sum()))
-    entry = _sample_entry(_table_boxes(media))
+    codec, entry = _sample_entry(_table_boxes(media))
     version, num_channels = struct.unpack_from(">H6xH", entry, 8)
     (sample_rate,) = struct.unpack_from(">H", entry, 24)
     # The entry's own count is 2 for 5.1 as well, as the standard wants it: the decoder's configuration knows better.
@@ -242,77 +255,78 @@ def _parse_sound(track: memoryview, media: memoryview, *, movie_timescale: int) 
     config = _decoder_config(entry[extra:]) if extra is not None else None
     if config is not None:
         num_channels, sample_rate = config[0] or num_channels, config[1] or sample_rate
-    return SoundTrack(num_channels=num_channels, sample_rate=sample_rate, duration_seconds=ticks / timescale)
+    return SoundTrack(
+        num_channels=num_channels,
+        sample_rate=sample_rate,
+        duration_seconds=ticks / timescale,
+        codec=codec,
+        start_seconds=delay_seconds,
+        plain_times=len(edits) <= 1 and has_equal_steps(_table_boxes(media)),
+    )
 
 
-def _sample_entry(table: memoryview) -> memoryview:
-    """Return the first description of how samples are coded."""
-    for _, entry in _boxes(_child(table, b"stsd")[8:]):
-        return entry
+def _sample_entry(table: memoryview) -> tuple[str, memoryview]:
+    """Return the kind and the content of the first description of how samples are coded."""
+    for kind, entry in boxes(child_box(table, b"stsd")[8:]):
+        return kind.decode("latin-1"), entry
     raise ClipError("the header is damaged: it does not say how the clip is coded")
 
 
 def _times(table: memoryview) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return when each frame is shown and for how long, `(F,)` both in ticks, in the order of the file."""
-    lengths = _run_lengths(_child(table, b"stts"), "`stts`")
+    lengths = run_lengths(child_box(table, b"stts"), "`stts`")
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)[:-1]]) if len(lengths) else lengths
-    sizes = _find(table, b"stsz")
+    sizes = find_box(table, b"stsz")
     if sizes is not None and (num_frames := struct.unpack_from(">I", sizes, 8)[0]) != len(starts):
         raise ClipError(f"the header is damaged: it holds {num_frames:,} frames, and gives {len(starts):,} a time")
-    offsets = _find(table, b"ctts")
+    offsets = find_box(table, b"ctts")
     if offsets is not None:
         # Unsigned by the standard in version 0, but written signed by some programs: ticks beyond 2³¹ were never meant.
-        shifts = _run_lengths(offsets, "`ctts`").astype(np.uint32).view(np.int32)
+        shifts = run_lengths(offsets, "`ctts`").astype(np.uint32).view(np.int32)
         if len(shifts) != len(starts):
             raise ClipError(f"the header is damaged: it gives {len(starts)} frames a time, and moves {len(shifts)}")
         starts = starts + shifts
     return starts, lengths
 
 
-def _run_lengths(box: memoryview, name: str) -> NDArray[np.int64]:
-    """Expand a table of (count, value): `[(2, 7), (1, 9)] -> [7, 7, 9]`."""
-    (num_entries,) = struct.unpack_from(">I", box, 4)
-    if num_entries * 8 > len(box) - 8:
-        raise ClipError(f"the header is damaged: its table {name} claims {num_entries:,} entries and holds fewer")
-    entries = np.frombuffer(box[8 : 8 + 8 * num_entries], ">u4").reshape(-1, 2).astype(np.int64)
-    if (num_frames := int(entries[:, 0].sum())) > _MAX_FRAMES:
-        raise ClipError(f"the header promises {num_frames:,} frames, more than any clip holds")
-    return np.repeat(entries[:, 1], entries[:, 0])
+def _edits(track: memoryview, *, movie_timescale: int, timescale: int) -> tuple[NDArray[np.float64], float]:
+    """Return which parts of a track are shown, `(E, 2)` of start and end in its ticks; none without an edit list.
 
-
-def _edits(track: memoryview, *, movie_timescale: int, timescale: int) -> NDArray[np.float64]:
-    """Return which parts of a track are shown, `(E, 2)` of start and end in its ticks; none without an edit list."""
-    edit_box = _find(track, b"edts")
-    listed = _find(edit_box, b"elst") if edit_box is not None else None
+    And the seconds of the pause that the list begins with.
+    """
+    edit_box = find_box(track, b"edts")
+    listed = find_box(edit_box, b"elst") if edit_box is not None else None
     if listed is None:
-        return np.empty((0, 2))
-    entry = ">Qq4x" if _version(listed) == 1 else ">Ii4x"
+        return np.empty((0, 2)), 0.0
+    entry = ">Qq4x" if box_version(listed) == 1 else ">Ii4x"
     (num_entries,) = struct.unpack_from(">I", listed, 4)
-    if num_entries > _MAX_BOXES or num_entries * struct.calcsize(entry) > len(listed) - 8:
+    if num_entries > MAX_BOXES or num_entries * struct.calcsize(entry) > len(listed) - 8:
         raise ClipError(f"the header is damaged: its edit list claims {num_entries:,} entries")
     found = [struct.unpack_from(entry, listed, 8 + number * struct.calcsize(entry)) for number in range(num_entries)]
     # -1 is a pause, and a length of 0 the whole rest.
     parts = [
         (start, start + (length * timescale / movie_timescale or float("inf"))) for length, start in found if start >= 0
     ]
-    return np.array(parts, dtype=np.float64).reshape(-1, 2)
+    pauses = list(takewhile(lambda edit: edit[1] == -1, found))
+    delay_seconds = sum(length for length, _ in pauses) / movie_timescale
+    return np.array(parts, dtype=np.float64).reshape(-1, 2), delay_seconds
 
 
 def _last_chunk(table: memoryview) -> int:
     """Return where the last stretch of a track's bytes begins in the file."""
     for kind, item in ((b"stco", ">u4"), (b"co64", ">u8")):
-        box = _find(table, kind)
+        box = find_box(table, kind)
         if box is not None:
             (num_entries,) = struct.unpack_from(">I", box, 4)
             num_bytes = num_entries * np.dtype(item).itemsize
             if num_bytes > len(box) - 8:
-                raise ClipError(f"the header is damaged: its table {_printable(kind)} claims {num_entries:,} entries")
+                raise ClipError(f"the header is damaged: its table {printable(kind)} claims {num_entries:,} entries")
             return int(np.frombuffer(box[8 : 8 + num_bytes], item).max(initial=0))
     return 0
 
 
-def _decoder_config(boxes: memoryview) -> tuple[int, int] | None:
+def _decoder_config(content: memoryview) -> tuple[int, int] | None:
     """Return the channels and the sample rate that AAC's own configuration gives, 0 for what it leaves open."""
-    wave = _find(boxes, b"wave")  # where QuickTime keeps it
-    described = _find(wave if wave is not None else boxes, b"esds")
+    wave = find_box(content, b"wave")  # where QuickTime keeps it
+    described = find_box(wave if wave is not None else content, b"esds")
     return parse_esds(described[4:]) if described is not None else None

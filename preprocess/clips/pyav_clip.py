@@ -1,66 +1,31 @@
-"""Clips by PyAV: the second decoder, tried where Decord refuses, crashes or hangs, or is known to be wrong.
-
-It decodes only what the chosen frames need: those that no other frame refers to are skipped. Also used for what
-Decord does not say of a clip.
+"""Clips by PyAV: the decoder of all kinds of files, and the second one where Decord refuses, crashes or hangs.
 
 Shape letters: T frames, H height, W width, N waveform values.
 """
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
-import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.video.reformatter import VideoReformatter
+from av.stream import Disposition
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 
-from preprocess.clips.clip import SILENCE, Picture, Sound, Timeline, choose_frames, cut_timeline, downmix, make_picture
-from preprocess.clips.mp4_header import probe_mp4
+from preprocess.clips.clip import Picture, Sound, Timeline
+from preprocess.clips.pyav_picture import PictureTrack
+from preprocess.clips.pyav_sound import read_mono
 from preprocess.datasets.annotations import Span
 from preprocess.errors import ClipError
+from shards.schema import NoteKind
 from shards.spec import VideoSpec
 
-__all__ = ["Glance", "PyavClip", "glance", "probe_seconds"]
+__all__ = ["PyavClip", "best_stream", "probe_seconds"]
 
 _HELD_BYTES = 128_000_000
 """Of a file whose packets are kept in memory between one use and the next; those of a larger one are read again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Glance:
-    """What must be known of a clip before Decord is let at it; of one that cannot be opened, nothing."""
-
-    hides_frames: bool = False
-    """Whether an edit list hides frames that the file holds, as in a cut made without encoding again. Decord counts
-    such frames as part of the clip, and hands over wrong or repeated ones without a word; players and PyAV leave them
-    out."""
-    is_list: bool = False
-    """Whether it holds no picture but the names of files that do: Decord follows them, out of the data set."""
-    sound_seconds: float = 0.0
-    """By the file's header; 0 without sound."""
-
-
-def glance(path: Path) -> Glance:
-    """Look at a clip without decoding anything: at its boxes, and where they are not plain, by FFmpeg."""
-    try:
-        header = probe_mp4(path)
-        if header.picture is not None and not (header.picture.num_hidden or header.missing_bytes or header.fragmented):
-            return Glance(sound_seconds=header.sound.duration_seconds if header.sound is not None else 0.0)
-    except ClipError:
-        pass  # no mp4, or a damaged one: FFmpeg may still make something of it
-    clip = PyavClip(path)
-    try:
-        return clip.glance()
-    except ClipError:
-        return Glance()
-    finally:
-        clip.close()
 
 
 def probe_seconds(path: Path) -> float:
@@ -84,55 +49,46 @@ class PyavClip:
         self._path = path
         self._container: InputContainer | None = None
         self._held: dict[int, list[Any]] | None = None
-        self._damage: av.FFmpegError | None = None
+        self._breaks_off = False
 
     def close(self) -> None:
         """Close the file."""
         if self._container is not None:
             self._container.close()
 
-    def glance(self) -> Glance:
-        """Look at hidden frames and the length of the sound; raises `ClipError` if there is no picture."""
-        with self._opened(lists=True) as container:
-            if container.format.name in _LISTS:
-                return Glance(is_list=True)
-            sound = container.streams.audio[0] if container.streams.audio else None
-            return Glance(
-                hides_frames=any(packet.is_discard for packet in self._packets(_video_stream(container))),
-                sound_seconds=float((sound.duration or 0) * (sound.time_base or 0)) if sound is not None else 0.0,
-            )
-
     def timeline(self) -> Timeline:
-        """Return when the frames appear; raises `ClipError` if there are none."""
+        """Return when the frames appear, as far as the file says; raises `ClipError` if there are none."""
         with self._opened() as container:
-            return self._timeline(_video_stream(container))[0]
+            return self._picture_track(container).timeline()
 
     def read_picture(self, spec: VideoSpec, *, part: Span | None) -> Picture:
-        """Decode the frames that `choose_frames` chooses.
+        """Decode the frames that `choose_frames` chooses, turned as the file says.
 
         Args:
             spec: How many frames, of what size.
             part: Of the file; None for all of it.
 
         Raises:
-            ClipError: if the file cannot be opened, or one of the chosen frames not decoded.
+            ClipError: if the file cannot be opened, or no frame can be decoded.
         """
         with self._opened() as container:
-            stream = _video_stream(container)
-            stream.codec_context.thread_count = 1
-            whole, shown = self._timeline(stream)
-            timeline, first = cut_timeline(whole, part)
-            stamps = shown[first + choose_frames(timeline, num_frames=spec.num_frames, sampling=spec.sampling)]
-            wanted = set(stamps.tolist())
-            frames = _frames(stream, self._packets(stream), wanted, height=spec.height, width=spec.width)
-            missing = wanted - set(frames)
-            if missing:
-                seconds = float((min(missing) - shown[0]) * (stream.time_base or 1))
-                raise ClipError(f"cannot be decoded: the frame at {seconds:.2f} s is damaged")
-        return make_picture([frames[stamp] for stamp in stamps.tolist()], timeline, sampling=spec.sampling)
+            picture = self._picture_track(container).read(spec, part=part)
+        remarks = {**picture.remarks, **_other_streams(container, "video", shown=_video_stream(container))}
+        if self._breaks_off:
+            remarks.setdefault("damaged", "the file breaks off")
+        return Picture(
+            frames=picture.frames,
+            num_frames=picture.num_frames,
+            clip_frames=picture.clip_frames,
+            duration_seconds=picture.duration_seconds,
+            variable_frame_rate=picture.variable_frame_rate,
+            remarks=remarks,
+        )
 
     def read_sound(self, *, sample_rate: int, max_values: int, part: Span | None) -> Sound:
         """Decode the sound to mono, never holding more of it than is kept.
+
+        It lies on the file's clock: where it begins later than the picture, or has a gap, there is silence.
 
         Args:
             sample_rate: Of the waveform, in Hz.
@@ -142,97 +98,78 @@ class PyavClip:
         Raises:
             ClipError: if the clip has no sound or it cannot be decoded.
         """
-        kept: list[NDArray[np.float32]] = []
-        num_values = num_channels = 0
-        loudest = 0.0
-        skipped, end = 0, None
-        if part is not None:
-            skipped, end = (round(seconds * sample_rate) for seconds in (part.start_seconds, part.end_seconds))
-        place = 0  # of the next value in the file
         with self._opened() as container:
-            if not container.streams.audio:
-                raise ClipError("there is no audio stream")
-            stream = container.streams.audio[0]
-            if stream.codec_context is None:  # then FFmpeg has no decoder for it
-                raise ClipError("cannot be decoded: the sound is of an unknown kind")
-            for frame in _resampled(stream, self._packets(stream), sample_rate=sample_rate):
-                decoded = np.asarray(frame.to_ndarray(), dtype=np.float32)  # (channels, N)
-                channels = decoded[:, max(0, skipped - place) : None if end is None else max(0, end - place)]
-                place += decoded.shape[1]
-                if not np.isfinite(channels).all():
-                    raise ClipError("the sound holds values that are no numbers")
-                num_channels = len(channels)
-                if num_values < max_values:
-                    kept.append(downmix(channels[:, : max_values - num_values]))
-                num_values += channels.shape[1]
-                loudest = max(loudest, float(np.abs(channels).max(initial=0.0)))
-                if end is not None and place >= end:
-                    break
-        if not num_values:
-            raise ClipError("the sound has no values")
+            stream = _audio_stream(container)
+            sound = read_mono(
+                stream,
+                self._packets(stream),
+                zero_seconds=_zero_seconds(container),
+                sample_rate=sample_rate,
+                max_values=max_values,
+                part=part,
+            )
+        remarks = {**sound.remarks, **_other_streams(container, "audio", shown=stream)}
         return Sound(
-            waveform=np.concatenate(kept),
-            num_channels=num_channels,
-            duration_seconds=num_values / sample_rate,
-            silent=loudest < SILENCE,
+            waveform=sound.waveform,
+            num_channels=sound.num_channels,
+            duration_seconds=sound.duration_seconds,
+            silent=sound.silent,
+            remarks=remarks,
         )
 
     @contextmanager
-    def _opened(self, *, lists: bool = False) -> Iterator[InputContainer]:
-        """Open the file, or a list of other files if `lists`; what FFmpeg says on the way becomes a `ClipError`.
-
-        The words are the same in every folder.
-        """
+    def _opened(self) -> Iterator[InputContainer]:
+        """Open the file; what FFmpeg says on the way becomes a `ClipError`, in the same words in every folder."""
         if self._container is None:
             self._container = _open(self._path)
-        if self._container.format.name in _LISTS and not lists:
+        if self._container.format.name in _LISTS:
             raise ClipError("cannot be opened: the file is a list of other files")
         try:
             yield self._container
         except av.FFmpegError as exc:
             raise ClipError(f"cannot be decoded: {exc.strerror}") from exc
 
+    def _picture_track(self, container: InputContainer) -> PictureTrack:
+        stream = _video_stream(container)
+        stream.codec_context.thread_count = 1
+        return PictureTrack(
+            stream,
+            lambda: self._packets(stream),
+            zero_seconds=_zero_seconds(container),
+            has_own_times=container.format.name.startswith(_FORMATS_WITH_TIMES),
+        )
+
     def _packets(self, stream: VideoStream | AudioStream) -> Iterable[Any]:
         """Return the packets of a stream in the order of the file: the picture and the sound, still encoded.
 
-        Damage of the file ends them, and is raised where the picture is read: of a sound its start is worth having.
+        Damage of the file itself ends them.
         """
         if self._path.stat().st_size > _HELD_BYTES:
             return self._read_packets(stream.index)
         if self._held is None:
             assert self._container is not None
             self._held = {}
-            streams = [*self._container.streams.video[:1], *self._container.streams.audio[:1]]
+            streams = [best_stream(self._container, "video"), best_stream(self._container, "audio")]
             try:
-                for packet in self._container.demux(*streams):
+                for packet in self._container.demux([stream for stream in streams if stream is not None]):
                     if packet.size:
                         self._held.setdefault(packet.stream.index, []).append(packet)
-            except av.FFmpegError as exc:
-                self._damage = exc
-        if self._damage is not None and isinstance(stream, VideoStream):
-            raise self._damage
+            except av.FFmpegError:
+                self._breaks_off = True
         return self._held.get(stream.index, [])
 
     def _read_packets(self, index: int) -> Iterator[Any]:
         with _open(self._path) as container:
-            yield from (packet for packet in container.demux(container.streams[index]) if packet.size)
-
-    def _timeline(self, stream: VideoStream) -> tuple[Timeline, NDArray[np.int64]]:
-        """Return when the frames appear, in seconds and in the stream's own units `(F,)`."""
-        shown = sorted(
-            (_stamp(packet), packet.duration or 0) for packet in self._packets(stream) if not packet.is_discard
-        )
-        if not shown or stream.time_base is None:
-            raise ClipError("no frame can be decoded")
-        seconds = float(stream.time_base)
-        stamps = np.array([stamp for stamp, _ in shown])
-        starts = stamps.astype(np.float64) * seconds
-        duration_seconds = round(sum(shown[-1]) * seconds - float(starts[0]), 6)
-        return Timeline(starts=starts, duration_seconds=duration_seconds), stamps
+            try:
+                yield from (packet for packet in container.demux(container.streams[index]) if packet.size)
+            except av.FFmpegError:
+                self._breaks_off = True
 
 
 _LISTS = ("concat", "dash", "hls", "imf")
 """FFmpeg's names of formats that are lists of other files."""
+_FORMATS_WITH_TIMES = ("mov,", "matroska,")
+"""Those that say of each frame when it is shown; others leave it to be guessed from the order, or now and then do."""
 
 
 def _open(path: Path) -> InputContainer:
@@ -243,63 +180,50 @@ def _open(path: Path) -> InputContainer:
         raise ClipError(f"cannot be opened: {what}") from exc
 
 
+def best_stream(container: InputContainer, kind: Literal["video", "audio"]) -> Any:
+    """Return the stream that players show: the default one, never a cover picture; None without any."""
+    best = container.streams.best(kind, related=best_stream(container, "video") if kind == "audio" else None)
+    if kind == "audio" or best is None or not best.disposition & Disposition.attached_pic:
+        return best
+    return next(
+        (stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic), None
+    )
+
+
 def _video_stream(container: InputContainer) -> VideoStream:
-    if not container.streams.video:
-        raise ClipError("there is no video stream")
-    stream: VideoStream = container.streams.video[0]
+    stream: VideoStream | None = best_stream(container, "video")
+    if stream is None:
+        raise ClipError("there is no video stream" if not container.streams.video else "there is only a cover picture")
     if stream.codec_context is None:  # then FFmpeg has no decoder for it
         raise ClipError("cannot be decoded: the picture is of an unknown kind")
     return stream
 
 
-def _stamp(packet: Any) -> int:
-    stamp: int | None = packet.dts if packet.pts is None else packet.pts
-    if stamp is None:
-        raise ClipError("cannot be decoded: the frames have no times")
-    return stamp
+def _audio_stream(container: InputContainer) -> AudioStream:
+    stream: AudioStream | None = best_stream(container, "audio")
+    if stream is None:
+        if container.streams.audio:
+            raise ClipError("cannot be decoded: the sound is of an unknown kind")
+        raise ClipError("there is no audio stream")
+    if stream.codec_context is None:
+        raise ClipError("cannot be decoded: the sound is of an unknown kind")
+    return stream
 
 
-def _frames(
-    stream: VideoStream, packets: Iterable[Any], wanted: set[int], *, height: int, width: int
-) -> dict[int, NDArray[np.uint8]]:
-    """Decode the wanted frames and those they need; `(H, W, 3)` RGB by time stamp."""
-    context = stream.codec_context
-    scaler = VideoReformatter()  # one for all frames: setting up a scaler takes as long as scaling
-    found: dict[int, NDArray[np.uint8]] = {}
-    for packet in (*_from_last_key(packets, min(wanted)), None):  # None: what the decoder still holds back
-        context.skip_frame = "DEFAULT" if packet is None or _stamp(packet) in wanted else "NONREF"
-        for frame in context.decode(packet):
-            if frame.pts in wanted and frame.pts not in found:
-                scaled = scaler.reformat(frame, width=width, height=height, format="rgb24", interpolation="BICUBIC")
-                found[frame.pts] = np.asarray(scaled.to_ndarray(), dtype=np.uint8)
-        if len(found) == len(wanted):
-            break
-    return found
+def _zero_seconds(container: InputContainer) -> float:
+    """Return when the first of picture and sound begins, which is 0 on the clock of every player."""
+    return (container.start_time or 0) / av.time_base
 
 
-def _from_last_key(packets: Iterable[Any], first: int) -> list[Any]:
-    """Return the packets from the last key frame on that is not after the first wanted frame."""
-    kept: list[Any] = []
-    for packet in packets:
-        if packet.is_keyframe and _stamp(packet) <= first:
-            kept.clear()
-        kept.append(packet)
-    return kept
-
-
-def _resampled(stream: AudioStream, packets: Iterable[Any], *, sample_rate: int) -> Iterator[av.AudioFrame]:
-    """Decode the sound up to its end or its first damage, before which there must be some; in frames of a second."""
-    resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=sample_rate, frame_size=sample_rate)
-    heard = False
-    try:
-        for packet in (*packets, None):
-            for frame in stream.codec_context.decode(packet):
-                heard = True
-                yield from resampler.resample(frame)
-    except av.InvalidDataError:
-        if not heard:
-            raise
-    except ValueError:  # PyAV: a frame is of another rate or layout than those before it, which are kept
-        pass
-    if heard:
-        yield from resampler.resample(None)
+def _other_streams(container: InputContainer, kind: Literal["video", "audio"], *, shown: Any) -> dict[NoteKind, str]:
+    """Say which of several streams was taken; covers do not count."""
+    streams = container.streams.video if kind == "video" else container.streams.audio
+    all_of_them = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
+    if len(all_of_them) < 2:
+        return {}
+    place = all_of_them.index(shown) + 1
+    language = shown.metadata.get("language", "und")
+    of_language = "" if language == "und" else f", {language}"
+    default = ", marked as default" if shown.disposition & Disposition.default else ""
+    what = "pictures" if kind == "video" else "sounds"
+    return {"other_streams": f"number {place} of {len(all_of_them)} {what} was taken{of_language}{default}"}

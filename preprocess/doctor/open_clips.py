@@ -22,6 +22,7 @@ from preprocess.clips.process_pool import (
     outcome_of,
     worker_context,
 )
+from preprocess.clips.pyav_clip import best_stream
 
 __all__ = ["OpenedClip", "open_clip", "open_clips"]
 
@@ -99,9 +100,9 @@ _LIMIT = 0.95
 
 def _look(container: Any) -> tuple[int, int, str]:
     """Return the frames promised, those there, and what is wrong with the first picture or the last ones."""
-    if not container.streams.video:
+    stream = best_stream(container, "video")
+    if stream is None or stream.codec_context is None:
         return 0, 0, ""
-    stream = container.streams.video[0]
     stream.codec_context.thread_count = 1
     try:
         packets = [packet for packet in container.demux(stream) if packet.size]
@@ -122,7 +123,8 @@ def _decode(stream: Any, packets: list[Any], what: str) -> str:
     shown = damaged = 0
     try:
         for number, packet in enumerate([*packets, None]):  # None: what the decoder still holds back
-            context.skip_frame = "DEFAULT" if packet is None or number in (0, len(packets) - 1) else "NONREF"
+            needed = packet is None or number in (0, len(packets) - 1) or context.name != "h264"
+            context.skip_frame = "DEFAULT" if needed else "NONREF"
             for frame in context.decode(packet):
                 shown += 1
                 damaged += frame.is_corrupt
@@ -135,16 +137,19 @@ def _decode(stream: Any, packets: list[Any], what: str) -> str:
 
 def _listen(container: Any) -> tuple[bool, float, str]:
     """Return whether the sound is silent, the share of it at the limit, and what is wrong with it."""
-    if not container.streams.audio:
+    stream = best_stream(container, "audio")
+    if stream is None:
         return False, 0.0, ""
-    stream = container.streams.audio[0]
     loudest, num_values, num_clipped, trouble = 0.0, 0, 0, ""
     try:
         container.seek(0)
-        resampler = av.AudioResampler(format="fltp")
+        kind: tuple[Any, ...] = ()
         for frame in container.decode(stream):
+            if kind != (kind := (frame.format.name, frame.layout.name, frame.sample_rate)):
+                resampler = av.AudioResampler(format="flt")  # packed: of eight planes PyAV reads a ninth
             for part in resampler.resample(frame):
-                values = np.abs(np.asarray(part.to_ndarray(), dtype=np.float32))  # (channels, N)
+                packed = np.abs(np.asarray(part.to_ndarray(), dtype=np.float32))
+                values = packed.reshape(-1, part.layout.nb_channels).T  # (channels, N)
                 if not np.isfinite(values).all():
                     return False, 0.0, "the sound holds values that are no numbers"
                 loudest = max(loudest, float(values.max(initial=0.0)))

@@ -15,7 +15,8 @@ from preprocess.building.feature_spec import feature_spec
 from preprocess.clips.extract import MEDIA, Feature, extract
 from preprocess.clips.extract_all import Request, extract_all
 from preprocess.clips.logmel import LogMel
-from preprocess.clips.pyav_clip import glance, probe_seconds
+from preprocess.clips.mp4_header import probe_mp4
+from preprocess.clips.pyav_clip import probe_seconds
 from preprocess.config import Decoder, PreprocessConfig, preset
 from preprocess.datasets.annotations import Utterance
 from preprocess.datasets.meld import read_meld
@@ -114,7 +115,7 @@ def choose_rows(root: Path, *, num_clips: int, longest_seconds: float) -> list[U
     for row in tried:
         with suppress(ClipError):
             path = root / row.clip
-            if 0 < probe_seconds(path) <= longest_seconds and glance(path).sound_seconds:
+            if 0 < probe_seconds(path) <= longest_seconds and probe_mp4(path).sound is not None:
                 found.append(row)
     return _spread(found, num_clips)
 

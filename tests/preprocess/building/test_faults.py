@@ -183,12 +183,15 @@ def test_the_first_rows_that_have_no_picture_are_named_while_the_run_goes_on(dam
 
 @pytest.mark.slow
 def test_the_damage_was_of_all_strengths(damaged: DamagedRun) -> None:
-    """Else the other tests would prove nothing: some clips still show a picture, some need PyAV, some kill Decord."""
+    """Else the other tests would prove nothing: some clips still show a picture, some need PyAV, some show none.
+
+    None kills Decord: what would is known by its header, and never given to it.
+    """
     total = sum(outcomes(damaged).values(), Counter[str]())
     assert total["picture"] > NUM_MUTANTS / 5, total
     assert total["picture by the second decoder"] > 0, total
     assert total["no picture"] > NUM_MUTANTS / 5, total
-    assert any("the decoder crashed" in note["detail"] for note in damaged.report()["notes"]), total
+    assert not any("the decoder crashed" in note["detail"] for note in damaged.report()["notes"]), total
 
 
 @pytest.mark.slow

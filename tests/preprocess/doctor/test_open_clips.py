@@ -7,6 +7,9 @@ import pytest
 
 from preprocess.doctor.open_clips import OpenedClip, open_clip, open_clips
 from tests.support.clips import SAMPLE_RATE, cut_without_encoding, tone, write_clip, write_numbered_clip
+from tests.support.matrix import edits
+from tests.support.matrix.codecs import picture, sound
+from tests.support.matrix.studio import Studio
 
 
 def sounding(path: Path, values: np.ndarray) -> Path:
@@ -86,3 +89,17 @@ def test_a_clip_that_hangs_the_decoder_costs_itself_alone(tmp_path: Path) -> Non
     assert b == OpenedClip(death="the decoder hung: killed after 3 s")
     assert (a.num_frames, c.num_frames) == (8, 9)
     assert time.monotonic() - began < 60
+
+
+def test_eight_channels_and_sound_that_changes_are_heard_to_the_end(tmp_path: Path) -> None:
+    """Of eight planes PyAV 18.1 reads a ninth, and its resampler refuses a second kind of sound."""
+    studio = Studio(tmp_path / "studio")
+    edits.heard(picture("h264"), sound("aac"), studio, tmp_path / "8.mp4", num_channels=8)
+    edits.changing_sound(studio, tmp_path / "changing.ts", change="both")
+    for name in ("8.mp4", "changing.ts"):
+        assert (open_clip(tmp_path / name).sound_trouble, open_clip(tmp_path / name).silent) == ("", False)
+
+
+def test_a_cover_is_not_the_picture_of_a_clip(tmp_path: Path) -> None:
+    edits.with_cover(Studio(tmp_path / "studio"), tmp_path / "a.mp4", first=True, trimmed=False)
+    assert open_clip(tmp_path / "a.mp4").num_frames == 50
