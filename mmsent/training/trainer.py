@@ -264,7 +264,7 @@ class Trainer:
         with self._lock:
             norm = self._stepper.update()
             self._loss_sum += loss.double() * global_size
-            if not self._stepper.skips_infinite_steps:
+            if not self._stepper.optimizer.skips_infinite_steps:
                 self._loss_sum += norm.double() * 0  # not a number from here on, if the norm is none
             sums = self._place.sums
             self._place = replace(
@@ -325,7 +325,7 @@ class Trainer:
                 # First: where it fails, the epoch is one that is yet to be validated.
                 best = self._checkpoint(history, tensors=self._stepper.evaluated_tensors(), state={})
                 save_checkpoint(self._run / BEST, best)
-            self._stepper.end_epoch(predictions.loss)
+            self._stepper.optimizer.end_epoch(predictions.loss)
             self._place = _Place(loader=self._feed.state(), history=history)
             self._loss_sum.zero_()
             self._mean_loss = 0.0
