@@ -16,6 +16,7 @@ from mmsent.compute.distributed import ALONE, World, peer_trouble
 from mmsent.compute.precision import ResolvedPrecision, autocast
 from mmsent.config import TrainConfig
 from mmsent.model.multimodal import MultimodalModel
+from mmsent.runs.checkpoint import part_of
 from mmsent.training.losses import MultitaskLoss
 from mmsent.training.optimizer import Optimizer
 from mmsent.training.weight_average import AveragedModel
@@ -145,11 +146,11 @@ class Stepper:
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Go on from what `tensors` and `state` gave."""
-        self.model.load_trained_state(_under("model", tensors))
+        self.model.load_trained_state(part_of(tensors, "model"))
         if self.average is not None:
-            self.average.model.load_trained_state(_under("average", tensors))
+            self.average.model.load_trained_state(part_of(tensors, "average"))
         self.num_steps = state["num_steps"]
-        self.optimizer.load(_under("optimizer", tensors), state)
+        self.optimizer.load(part_of(tensors, "optimizer"), state)
         self._keep_buffers()
 
     def _keep_buffers(self) -> None:
@@ -194,9 +195,3 @@ def _parts(batch: Batch, count: int) -> Iterator[Batch]:
         stop = start + size + (number < larger)
         yield batch.part(start, stop)
         start = stop
-
-
-def _under(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors under `part.`, without the prefix."""
-    prefix = f"{part}."
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
