@@ -91,6 +91,6 @@ def _steps(setting: Setting, split: Split, device: torch.device, number_format: 
 
 def _gradients(stepper: Stepper) -> Tensor:
     """Return all gradients in one row, without the scale that fp16 multiplies them by."""
-    scale = stepper.loss_scale
+    scale = stepper.optimizer.loss_scale
     found = [item.grad for item in stepper.model.parameters() if item.grad is not None]
     return torch.cat([gradient.detach().double().cpu().flatten() for gradient in found]) / scale

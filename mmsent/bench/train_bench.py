@@ -4,19 +4,17 @@ import copy
 import time
 from dataclasses import replace
 
-import numpy as np
 import torch
 
-from mmsent.batches.batch import Batch, allocate_pinned
+from mmsent.batches.batch import Batch
 from mmsent.batches.device_feed import DeviceFeed
 from mmsent.compute.memory import training_memory_named
 from mmsent.compute.precision import choose_device, resolve_precision
 from mmsent.config import ModelConfig, TrainConfig
-from mmsent.training.assemble import new_model, new_stepper
+from mmsent.training.assemble import new_loader, new_model, new_stepper
 from mmsent.training.step import Stepper
 from shards.errors import ExpectedError, ShardError, describe
 from shards.order.orders import Shuffled
-from shards.reading.loader import ShardLoader
 from shards.reading.split import Split
 
 __all__ = ["TrainBench"]
@@ -41,15 +39,7 @@ class TrainBench:
         self._failure: ExpectedError | None = None
         self.num_steps = 1
         self.device = choose_device()
-        self._loader = ShardLoader(
-            split,
-            order=Shuffled(len(split), 0),
-            batch_size=train_config.batch_size,
-            num_readers=train_config.num_readers,
-            allocate=allocate_pinned if self.device.type == "cuda" else np.empty,
-            modalities=model_config.modalities,
-            dialogue_turns=model_config.dialogue_turns,
-        )
+        self._loader = new_loader(split, Shuffled(len(split), 0), model_config, train_config, self.device)
         self.feed = DeviceFeed(self._loader, self.device)
 
     def prepare(self) -> None:

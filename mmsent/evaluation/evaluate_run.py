@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from mmsent.evaluation.metrics import TaskScore
 from mmsent.evaluation.plots import plot_confusion, plot_curves
 from mmsent.evaluation.predict import Predictions, predict, score
 from mmsent.runs.checkpoint import Checkpoint, check_fit, load_checkpoint, restore_model
-from mmsent.runs.history import BEST, RUN, EpochResult, is_finished
+from mmsent.runs.history import BEST, RUN, EpochResult, is_finished, read_history
 from shards.errors import describe
 from shards.files import publish
 from shards.order.orders import InOrder
@@ -92,23 +93,16 @@ def evaluate_run(shards: str | Path, run: Path, *, split: str, cache: ShardCache
     batch_size = checkpoint.train_config.batch_size
     with device_memory_named("evaluation", batch_size=batch_size, precision=precision, then=then):
         predictions = predict(model, loader, device=device, precision=precision)
-    epochs = [EpochResult(**item) for item in checkpoint.state["history"]]
     evaluation = Evaluation(
         split=split,
         num_samples=len(samples),
-        epoch=epochs[-1].epoch,
+        epoch=checkpoint.history[-1].epoch,
         precision=precision,
         loss=predictions.loss,
         scores=score(predictions, loader, train_counts=checkpoint.train_counts),
         directory=run / f"evaluation-{split}",
     )
-    history = run / "history.json"
-    if history.is_file():  # it goes on after the best epoch; a run killed during its first save has none yet
-        try:
-            epochs = [EpochResult(**item) for item in json.loads(history.read_bytes())]
-        except (ValueError, TypeError) as exc:
-            then = "delete it: the curves are then drawn up to the best epoch"
-            raise CheckpointError(describe(f"the history cannot be read: {exc}", file=history, then=then)) from exc
+    epochs = read_history(run) or checkpoint.history  # what is written goes on after the best epoch
     config = _config_of(run, checkpoint)
     if not is_finished(epochs, config):
         most = config.max_epochs
@@ -129,7 +123,7 @@ def _config_of(run: Path, checkpoint: Checkpoint) -> TrainConfig:
         raise CheckpointError(describe(f"the options of the run cannot be read: {exc}", file=path, then=then)) from exc
 
 
-def _write(evaluation: Evaluation, predictions: Predictions, samples: Split, epochs: list[EpochResult]) -> None:
+def _write(evaluation: Evaluation, predictions: Predictions, samples: Split, epochs: Sequence[EpochResult]) -> None:
     directory = evaluation.directory
     directory.mkdir(exist_ok=True)
     for task, item in evaluation.scores.items():

@@ -18,6 +18,7 @@ from torch import Tensor
 from mmsent.config import ModelConfig, TrainConfig
 from mmsent.errors import CheckpointError
 from mmsent.model.multimodal import MultimodalModel
+from mmsent.runs.history import EpochResult
 from shards.errors import ShardError, SpecMismatchError, describe
 from shards.files import sync_directory
 from shards.reading.split import Split
@@ -32,13 +33,14 @@ __all__ = [
     "checkpoint_paths",
     "load_checkpoint",
     "load_last_checkpoint",
+    "part_of",
     "restore_model",
     "save_checkpoint",
     "save_frozen",
     "save_step_checkpoint",
 ]
 
-CHECKPOINT_VERSION = 3
+CHECKPOINT_VERSION = 4
 
 FROZEN = "frozen.safetensors"
 """The weights of a run's frozen encoders, in its folder."""
@@ -56,7 +58,8 @@ class Checkpoint:
         train_counts: Samples per task and label in the training split.
         text_config: Hugging Face config of the text encoder, if there is one.
         frozen_sha256: Of the weights of each frozen encoder by modality; they lie in `frozen.safetensors`.
-        state: Where training stands, as plain values; see `mmsent.training.trainer`.
+        history: Epochs that were finished.
+        state: Where training stands, as plain values, see `mmsent.training.run_state`; empty with the best weights.
         tensors: `model.*`, without frozen encoders, and in a checkpoint to go on from also `optimizer.*` and
             `average.*`.
     """
@@ -68,13 +71,15 @@ class Checkpoint:
     train_counts: Mapping[str, Mapping[str, int]]
     text_config: dict[str, Any] | None
     frozen_sha256: Mapping[str, str]
+    history: tuple[EpochResult, ...]
     state: dict[str, Any]
     tensors: Mapping[str, Tensor]
 
-    def part(self, name: str) -> dict[str, Tensor]:
-        """Return the tensors under `name.`, without the prefix."""
-        prefix = f"{name}."
-        return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+
+def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the tensors under `name.`, without the prefix."""
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -92,6 +97,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "train_counts": {task: dict(counts) for task, counts in checkpoint.train_counts.items()},
         "text_config": checkpoint.text_config,
         "frozen_sha256": dict(checkpoint.frozen_sha256),
+        "history": [asdict(item) for item in checkpoint.history],
         "state": checkpoint.state,
     }
     _publish(path, checkpoint.tensors, {"mmsent": json.dumps(meta)})
@@ -130,6 +136,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             train_counts=meta["train_counts"],
             text_config=meta["text_config"],
             frozen_sha256=meta["frozen_sha256"],
+            history=tuple(EpochResult(**item) for item in meta["history"]),
             state=meta["state"],
             tensors=tensors,
         )
@@ -156,7 +163,7 @@ def restore_model(checkpoint: Checkpoint, run: Path) -> MultimodalModel:
         pretrained=False,
     )
     try:
-        model.load_trained_state(checkpoint.part("model"))
+        model.load_trained_state(part_of(checkpoint.tensors, "model"))
         if checkpoint.frozen_sha256:
             model.load_frozen_state(_load_frozen(run / FROZEN))
     except RuntimeError as exc:

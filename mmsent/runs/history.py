@@ -1,19 +1,38 @@
-"""What a run says of itself: after a step, after an epoch, at its end."""
+"""What a run says of itself: after a step, after an epoch, at its end; and the epochs as it writes them."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from mmsent.compute.precision import ResolvedPrecision
 from mmsent.config import Selection, TrainConfig
+from mmsent.errors import CheckpointError
+from shards.errors import describe
+from shards.files import publish
 
-__all__ = ["BEST", "RUN", "EpochResult", "StepInfo", "TrainResult", "is_finished", "stopped_early", "write_board"]
+__all__ = [
+    "BEST",
+    "RUN",
+    "EpochResult",
+    "StepInfo",
+    "TrainResult",
+    "is_best",
+    "is_finished",
+    "publish_history",
+    "read_history",
+    "stopped_early",
+    "write_board",
+]
 
 BEST = "best.safetensors"
 """The weights of the best epoch, in a run's folder."""
 
 RUN = "run.json"
 """How a run is trained, in its folder, as of its last start."""
+
+_HISTORY = "history.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +73,11 @@ class EpochResult:
         return sum(self.dev_weighted_f1.values()) / len(self.dev_weighted_f1)
 
 
+def is_best(result: EpochResult, history: Sequence[EpochResult], *, selection: Selection) -> bool:
+    """Return whether an epoch is better than all before it."""
+    return all(result.merit(selection) > before.merit(selection) for before in history)
+
+
 def stopped_early(history: Sequence[EpochResult], config: TrainConfig) -> bool:
     """Return whether so many epochs in a row were no better that the run ends."""
     since_best = 0
@@ -81,6 +105,27 @@ class TrainResult:
     device: str
     precision: ResolvedPrecision
     world_size: int
+
+
+def publish_history(run: Path, history: Sequence[EpochResult]) -> None:
+    """Write the epochs of a run to its folder."""
+    publish(run / _HISTORY, (json.dumps([asdict(item) for item in history], indent=1) + "\n").encode())
+
+
+def read_history(run: Path) -> list[EpochResult]:
+    """Read the epochs of a run; none of one that was killed during its first save.
+
+    Raises:
+        CheckpointError: if the file is damaged.
+    """
+    path = run / _HISTORY
+    if not path.is_file():
+        return []
+    try:
+        return [EpochResult(**item) for item in json.loads(path.read_bytes())]
+    except (ValueError, TypeError) as exc:
+        then = "delete it: the curves are then drawn up to the best epoch"
+        raise CheckpointError(describe(f"the history cannot be read: {exc}", file=path, then=then)) from exc
 
 
 def write_board(board: Any, result: EpochResult) -> None:

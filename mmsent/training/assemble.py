@@ -1,7 +1,9 @@
-"""Model and stepper from their configs and a split."""
+"""Model, stepper and loaders from their configs and a split."""
 
+import numpy as np
 import torch
 
+from mmsent.batches.batch import allocate_pinned
 from mmsent.compute.distributed import ALONE, World
 from mmsent.compute.precision import ResolvedPrecision
 from mmsent.config import ModelConfig, TrainConfig
@@ -9,9 +11,11 @@ from mmsent.model.multimodal import MultimodalModel
 from mmsent.training.data_statistics import logmel_statistics
 from mmsent.training.losses import MultitaskLoss
 from mmsent.training.step import Stepper
+from shards.order.orders import Order
+from shards.reading.loader import ShardLoader
 from shards.reading.split import Split
 
-__all__ = ["new_model", "new_stepper"]
+__all__ = ["new_loader", "new_model", "new_stepper"]
 
 
 def new_model(split: Split, model_config: ModelConfig, train_config: TrainConfig) -> MultimodalModel:
@@ -41,4 +45,27 @@ def new_stepper(
     loss = MultitaskLoss(config, split.label_sets, split.label_counts(), device)
     return Stepper(
         model, config, loss=loss, precision=precision, device=device, steps_per_epoch=steps_per_epoch, world=world
+    )
+
+
+def new_loader(
+    split: Split,
+    order: Order,
+    model_config: ModelConfig,
+    train_config: TrainConfig,
+    device: torch.device,
+    world: World = ALONE,
+) -> ShardLoader:
+    """Return what gives a rank its share of every batch, with the modalities and dialogues that the model looks at."""
+    return ShardLoader(
+        split,
+        order=order,
+        batch_size=train_config.batch_size,
+        rank=world.rank,
+        world_size=world.size,
+        num_readers=train_config.num_readers,
+        check=train_config.check,
+        allocate=allocate_pinned if device.type == "cuda" else np.empty,
+        modalities=model_config.modalities,
+        dialogue_turns=model_config.dialogue_turns,
     )

@@ -127,7 +127,7 @@ def test_a_rank_that_is_killed_ends_the_other_with_a_message_and_the_run_goes_on
     assert [left_alive(process.pid) for process in ranks] == [[], []]
     last = load_last_checkpoint(run)
     assert last is not None
-    epochs = len(last.state["history"]) + 1
+    epochs = len(last.history) + 1
     for folder in (run, tmp_path / "never-killed"):
         again = start(folder, epochs)
         said_of_each = [process.communicate(timeout=300) for process in again]

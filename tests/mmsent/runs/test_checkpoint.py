@@ -9,7 +9,7 @@ import torch
 from mmsent.config import ModelConfig, TrainConfig
 from mmsent.errors import CheckpointError
 from mmsent.model.multimodal import MultimodalModel
-from mmsent.runs.checkpoint import Checkpoint, check_fit, load_checkpoint, restore_model, save_checkpoint
+from mmsent.runs.checkpoint import Checkpoint, check_fit, load_checkpoint, part_of, restore_model, save_checkpoint
 from shards.errors import SpecMismatchError
 from shards.reading.split import Split
 from shards.schema import MELD_LABELS
@@ -28,7 +28,8 @@ def make_checkpoint() -> Checkpoint:
         train_counts={"emotion": {"joy": 3}, "sentiment": {"positive": 3}},
         text_config=model.text_config(),
         frozen_sha256={},
-        state={"history": []},
+        history=(),
+        state={"loader": {"position": 3}},
         tensors={f"model.{name}": value for name, value in model.state_dict().items()},
     )
 
@@ -38,9 +39,20 @@ def test_a_checkpoint_read_back_is_the_one_that_was_written(tmp_path: Path) -> N
     save_checkpoint(tmp_path / "a.safetensors", checkpoint)
     back = load_checkpoint(tmp_path / "a.safetensors")
     torch.testing.assert_close(dict(back.tensors), dict(checkpoint.tensors), rtol=0, atol=0)
-    for name in ("model_config", "train_config", "spec", "label_sets", "train_counts", "text_config", "state"):
+    for name in (
+        "model_config",
+        "train_config",
+        "spec",
+        "label_sets",
+        "train_counts",
+        "text_config",
+        "history",
+        "state",
+    ):
         assert getattr(back, name) == getattr(checkpoint, name)
-    torch.testing.assert_close(restore_model(back, tmp_path).state_dict(), checkpoint.part("model"), rtol=0, atol=0)
+    torch.testing.assert_close(
+        restore_model(back, tmp_path).state_dict(), part_of(checkpoint.tensors, "model"), rtol=0, atol=0
+    )
 
 
 def test_a_checkpoint_cut_anywhere_is_refused_by_name(tmp_path: Path) -> None:

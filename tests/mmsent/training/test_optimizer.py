@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from mmsent.config import VideoEncoderName
-from mmsent.errors import EncoderError
 from mmsent.model.text_encoder import load_text_model
 from mmsent.model.video_encoder import load_video_model
 from mmsent.training.optimizer import layer_groups
@@ -60,19 +59,5 @@ def test_rates_fall_from_the_top_layer_to_the_stem(name: str, num_layers: int) -
     assert rates.get("x.top", 1.0) == 1.0
 
 
-def test_what_comes_after_the_layers_learns_as_the_top_and_what_they_share_as_the_stem() -> None:
-    backbone = load_text_model("mpnet", pooling="pooler", config=config_of("mpnet"), spec=SPEC)
-    names = {id(parameter): name for name, parameter in backbone.named_parameters()}
-    groups = layer_groups(backbone, name="text", learning_rate=1.0, decay=0.5)
-    by_name = {group["name"]: {names[id(parameter)] for parameter in group["params"]} for group in groups}
-    assert by_name["text.top"] == {"pooler.dense.weight", "pooler.dense.bias"}
-    assert "encoder.relative_attention_bias.weight" in by_name["text.stem"]
-
-
 def test_without_decay_an_encoder_is_one_group() -> None:
     assert list(groups_of("bert", decay=1.0)) == ["x"]
-
-
-def test_an_encoder_of_unknown_layers_is_refused_with_the_remedy() -> None:
-    with pytest.raises(EncoderError, match="--layer-decay 1"):
-        layer_groups(nn.Linear(2, 2), name="text", learning_rate=1.0, decay=0.9)

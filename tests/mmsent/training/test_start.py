@@ -63,8 +63,8 @@ def assert_same_run(first: Path, second: Path) -> None:
         a, b = map(load_file, paths)
         assert a.keys() == b.keys()
         assert [key for key in a if not torch.equal(a[key], b[key])] == []
-    histories = [load_checkpoint(checkpoint_paths(run)[-1]).state["history"] for run in (first, second)]
-    losses = [[(item["train_loss"], item["dev_loss"]) for item in history] for history in histories]
+    histories = [load_checkpoint(checkpoint_paths(run)[-1]).history for run in (first, second)]
+    losses = [[(item.train_loss, item.dev_loss) for item in history] for history in histories]
     assert losses[0] == losses[1]
 
 
@@ -332,7 +332,7 @@ def test_a_disk_that_is_full_when_the_best_weights_are_saved_loses_no_epoch(
             raise CheckpointError("no room")
         save_checkpoint(path, checkpoint)
 
-    monkeypatch.setattr("mmsent.training.trainer.save_checkpoint", save)
+    monkeypatch.setattr("mmsent.training.run_state.save_checkpoint", save)
     with pytest.raises(CheckpointError, match="no room"):
         run(shards, tmp_path / "full")
     monkeypatch.undo()

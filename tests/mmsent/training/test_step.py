@@ -88,7 +88,7 @@ def test_learning_rates_fall_when_the_validation_loss_stops_falling(encoder: Pat
     stepper = make_stepper(encoder, replace(CONFIG, plateau_patience=1, plateau_factor=0.5), trained=False)
     rates = []
     for loss in (2.0, 1.0, 1.0, 1.0, 1.0):
-        stepper.end_epoch(loss)
+        stepper.optimizer.end_epoch(loss)
         rates.append(stepper.learning_rate)
     assert rates == [1e-3, 1e-3, 1e-3, 5e-4, 5e-4]
 
