@@ -50,7 +50,10 @@ def assert_same_run(got: Path, expected: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_killed_and_signalled_again_and_again_ends_as_one_never_stopped(small: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_signals", [4, pytest.param(8, marks=pytest.mark.exhaustive)])
+def test_a_run_killed_and_signalled_again_and_again_ends_as_one_never_stopped(
+    small: Path, tmp_path: Path, num_signals: int
+) -> None:
     options = (*OPTIONS, "--modalities", "audio,text", "--batch-size", "1")
     arguments = (
         "train",
@@ -71,7 +74,7 @@ def test_a_run_killed_and_signalled_again_and_again_ends_as_one_never_stopped(sm
     rng = random.Random(5)
     run = tmp_path / "killed"
     num_stopped = 0
-    for number in range(8):
+    for number in range(num_signals):
         process = start_mmsent(*arguments, "--out", run, "--resume")
         while process.poll() is None and len(list(run.glob("tensorboard/*"))) <= number:
             time.sleep(0.002)  # until it trains
@@ -83,7 +86,7 @@ def test_a_run_killed_and_signalled_again_and_again_ends_as_one_never_stopped(sm
         assert "Traceback" not in said
         assert left_alive(process.pid) == []
         num_stopped += process.returncode != 0
-    assert num_stopped >= 3
+    assert num_stopped > num_signals / 3
     last = mmsent(*arguments, "--out", run, "--resume")
     assert last.returncode == 0, last.stderr
     assert_same_run(run, tmp_path / "whole")

@@ -8,27 +8,31 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.warm_start import ROOT, environment, start_python
+
+__all__ = [
+    "COMMAND", "ROOT", "digests_of", "environment", "in_shared_memory", "left_alive", "left_in_shared_memory", "mmsent",
+    "start_mmsent", "workers_of",
+]  # fmt: skip
+
 COMMAND = (sys.executable, "-c", "import sys; sys.argv[0] = 'mmsent'; from cli import main; main()")
 
 
-def environment() -> dict[str, str]:
-    """Return the environment of a command: the packages of this checkout, no colours, 80 columns, no network."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "80", "HF_HUB_OFFLINE": "1"}
+def mmsent(*arguments: str | Path, timeout: float = 600, fresh: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run `mmsent` with arguments and return what it printed and its exit code; `fresh` starts it from nothing."""
+    with start_python(*COMMAND[1:], *map(str, arguments), fresh=fresh) as process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
-def mmsent(*arguments: str | Path, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-    """Run `mmsent` with arguments and return what it printed and its exit code."""
-    command = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment(), check=False)
-
-
-def start_mmsent(*arguments: str | Path) -> "subprocess.Popen[str]":
-    """Start `mmsent` in a process group of its own, to be killed by a test."""
-    command = [*COMMAND, *map(str, arguments)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(), start_new_session=True
-    )
+def start_mmsent(*arguments: str | Path, fresh: bool = False) -> "subprocess.Popen[str]":
+    """Start `mmsent` in a process group of its own, to be killed by a test; `fresh` starts it from nothing."""
+    words = (*COMMAND[1:], *map(str, arguments))
+    return start_python(*words, stderr=subprocess.STDOUT, new_session=True, fresh=fresh)
 
 
 def left_alive(session: int) -> list[int]:

@@ -14,10 +14,11 @@ from shards.reading.split import read_split
 from shards.schema import Sample
 from tests.support.clips import clip_path, make_rows, write_clip, write_csv, write_numbered_clip, write_sound
 from tests.support.commands import digests_of, in_shared_memory, left_alive, left_in_shared_memory, mmsent, start_mmsent
-from tests.support.mutants import KINDS, Mutant, mutants
+from tests.support.mutants import KINDS, mutants
 
 NUM_MUTANTS = 500
-NUM_ROWS = 512
+MUTANTS_OF_ROWS = {128: 125, 512: NUM_MUTANTS}
+"""How many clips are damaged in a data set of so many rows; the larger one is exhaustive."""
 SAMPLES_PER_SHARD = 64
 TIMEOUT_SECONDS = 5
 SLOW_RUN_SECONDS = 420
@@ -41,11 +42,11 @@ def is_good(row_number: int) -> bool:
     return row_number % 128 in (1, 2, 63)
 
 
-def write_damaged(root: Path, damaged: list[Mutant]) -> dict[str, str]:
+def write_damaged(root: Path, num_rows: int) -> dict[str, str]:
     """Write a data set of damaged and good clips, and return the kind of each row's clip by the row's key."""
-    rows = make_rows(NUM_ROWS)
+    rows = make_rows(num_rows)
     write_csv(root / "train_sent_emo.csv", rows)
-    left = iter(damaged)
+    left = mutants(good_clips(root.with_name("bases")), seed=0, count=MUTANTS_OF_ROWS[num_rows])
     kinds = {}
     for number, row in enumerate(rows):
         path = clip_path(root, "train", row)
@@ -86,11 +87,11 @@ class DamagedRun:
         return value
 
 
-@pytest.fixture(scope="module")
-def damaged(tmp_path_factory: pytest.TempPathFactory) -> DamagedRun:
-    """500 damaged clips and 12 good ones, preprocessed once."""
+@pytest.fixture(scope="module", params=[128, pytest.param(512, marks=pytest.mark.exhaustive)])
+def damaged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DamagedRun:
+    """Damaged clips and some good ones, preprocessed once."""
     folder = tmp_path_factory.mktemp("damaged")
-    kinds = write_damaged(folder / "meld", list(mutants(good_clips(folder / "bases"), seed=0, count=NUM_MUTANTS)))
+    kinds = write_damaged(folder / "meld", request.param)
     before = in_shared_memory()
     process = start_mmsent(*preprocess(folder / "meld", folder / "out"))
     try:
@@ -162,7 +163,7 @@ def test_a_run_over_damaged_clips_ends_well_and_says_so(damaged: DamagedRun) -> 
 @pytest.mark.slow
 def test_every_damaged_clip_has_an_outcome_picture_or_reason(damaged: DamagedRun) -> None:
     report = damaged.report()
-    assert report["num_rows"] == report["num_samples"] == NUM_ROWS
+    assert report["num_rows"] == report["num_samples"] == len(damaged.kinds)
     reasons = {item["key"]: item["reason"] for item in report["absent"] if item["modality"] == "video"}
     found = {sample.meta.key: sample for sample in read_split(damaged.out / "train")}
     assert list(found) == list(damaged.kinds)
@@ -188,9 +189,9 @@ def test_the_damage_was_of_all_strengths(damaged: DamagedRun) -> None:
     None kills Decord: what would is known by its header, and never given to it.
     """
     total = sum(outcomes(damaged).values(), Counter[str]())
-    assert total["picture"] > NUM_MUTANTS / 5, total
+    assert total["picture"] > len(damaged.kinds) / 5, total
     assert total["picture by the second decoder"] > 0, total
-    assert total["no picture"] > NUM_MUTANTS / 5, total
+    assert total["no picture"] > len(damaged.kinds) / 5, total
     assert not any("the decoder crashed" in note["detail"] for note in damaged.report()["notes"]), total
 
 
@@ -199,7 +200,9 @@ def test_damaged_clips_give_the_same_bytes_in_another_folder_with_another_number
     damaged: DamagedRun, tmp_path: Path
 ) -> None:
     shutil.copytree(damaged.meld, tmp_path / "elsewhere" / "meld")
-    done = mmsent(*preprocess(tmp_path / "elsewhere" / "meld", tmp_path / "out", workers=1), timeout=SLOW_RUN_SECONDS)
+    done = mmsent(
+        *preprocess(tmp_path / "elsewhere" / "meld", tmp_path / "out", workers=1), timeout=SLOW_RUN_SECONDS, fresh=True
+    )
     assert done.returncode == 0, done.stderr
     assert digests_of(tmp_path / "out") == digests_of(damaged.out)
 
@@ -216,7 +219,7 @@ def test_good_clips_among_damaged_ones_give_what_they_give_alone(damaged: Damage
     good = {key for key, kind in damaged.kinds.items() if kind == "good"}
     (tmp_path / "meld").mkdir()
     shutil.copy2(damaged.meld / "train_sent_emo.csv", tmp_path / "meld")
-    for number, row in enumerate(make_rows(NUM_ROWS)):
+    for number, row in enumerate(make_rows(len(damaged.kinds))):
         if is_good(number):
             path = clip_path(tmp_path / "meld", "train", row)
             path.parent.mkdir(exist_ok=True)
@@ -229,7 +232,7 @@ def test_good_clips_among_damaged_ones_give_what_they_give_alone(damaged: Damage
     )
     assert [sample.meta for sample in among] == [sample.meta for sample in alone]
     assert list(map(array_bytes, among)) == list(map(array_bytes, alone))
-    assert len(among) == len(good) == NUM_ROWS - NUM_MUTANTS
+    assert len(among) == len(good) == len(damaged.kinds) - MUTANTS_OF_ROWS[len(damaged.kinds)]
     assert all(sample.meta.presence["video"].present for sample in among)
 
 

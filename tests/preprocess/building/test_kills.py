@@ -36,7 +36,6 @@ pytestmark = [
 NUM_ROWS = {"train": 240, "dev": 12}
 NUM_CLIPS = 8
 SAMPLES_PER_SHARD = 6
-NUM_MOMENTS = 20
 KILLS_PER_FOLDER = 4
 
 
@@ -78,9 +77,11 @@ def finish(meld: Path, out: Path) -> None:
 
 
 @contextmanager
-def running(meld: Path, out: Path, *, timeout_seconds: float = 60) -> Iterator["subprocess.Popen[str]"]:
+def running(
+    meld: Path, out: Path, *, timeout_seconds: float = 60, fresh: bool = False
+) -> Iterator["subprocess.Popen[str]"]:
     """Start a run, and see to it that nothing of it outlives the block."""
-    process = start_mmsent(*preprocess(meld, out, timeout_seconds=timeout_seconds))
+    process = start_mmsent(*preprocess(meld, out, timeout_seconds=timeout_seconds), fresh=fresh)
     try:
         yield process
     finally:
@@ -109,17 +110,18 @@ def assert_indices_are_true(out: Path, whole: Path) -> None:
 # All of it at once.
 
 
+@pytest.mark.parametrize("num_folders", [2, pytest.param(5, marks=pytest.mark.exhaustive)])
 def test_a_run_killed_at_any_moment_ends_with_the_same_bytes_and_leaves_nothing(
-    whole: Undisturbed, tmp_path: Path
+    whole: Undisturbed, tmp_path: Path, num_folders: int
 ) -> None:
     """Each folder is killed some times, then finished. A moment is so many shards and a little later, or start-up:
     measured by the clock, all moments would lie behind the end on a machine that has less to do than a while ago."""
     rng = np.random.default_rng(0)
     stages = []
-    for folder in range(NUM_MOMENTS // KILLS_PER_FOLDER):
+    for folder in range(num_folders):
         out = tmp_path / str(folder)
-        for shards in sorted(rng.choice(num_shards(whole.out), KILLS_PER_FOLDER, replace=False).tolist()):
-            with running(whole.meld, out) as process:
+        for shards in (0, *sorted(rng.choice(range(1, num_shards(whole.out)), KILLS_PER_FOLDER - 1, False).tolist())):
+            with running(whole.meld, out, fresh=shards == 0) as process:
                 while num_shards(out) < shards and process.poll() is None:
                     time.sleep(0.001)
                 time.sleep(rng.uniform(0, 0.2 if shards else 2))
@@ -132,7 +134,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bytes_and_leaves_nothing(
         finish(whole.meld, out)
         assert digests_of(out) == digests_of(whole.out), stages
     killed = [stage for stage in stages if stage[1] == -signal.SIGKILL]
-    assert len(killed) > NUM_MOMENTS / 2, stages
+    assert len(killed) > num_folders * KILLS_PER_FOLDER / 2, stages
     assert len({shards for _, _, shards in killed}) > 2, stages  # before the first shard, and among them
 
 
@@ -165,7 +167,7 @@ def test_an_interrupted_run_says_so_by_its_exit_code_and_can_be_repeated(whole: 
 
 def test_a_run_interrupted_before_it_has_workers_ends_as_quietly(whole: Undisturbed, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with running(whole.meld, out) as process:
+    with running(whole.meld, out, fresh=True) as process:
         wait_for((out / "preprocess.json").exists, process)
         os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate(timeout=30)
@@ -193,7 +195,9 @@ def test_workers_end_with_the_process_that_made_them(whole: Undisturbed, tmp_pat
     assert digests_of(out) == digests_of(whole.out)
 
 
-@pytest.mark.parametrize("shards_before", [0, 5, 10, 20, 35])
+@pytest.mark.parametrize(
+    "shards_before", [0, 20, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in (5, 10, 35))]
+)
 def test_a_worker_killed_from_outside_costs_nothing(whole: Undisturbed, tmp_path: Path, shards_before: int) -> None:
     """The system does it where memory is short. Whatever the worker was at, the row is made as if nothing had been."""
     out = tmp_path / "out"
