@@ -198,11 +198,11 @@ def _default_out(data: Path) -> Path:
     Raises:
         ShardError: if that name is taken by something else.
     """
-    from preprocess.building.manifest import CLAIM_NAME
+    from preprocess.building.manifest import MANIFEST_NAME
 
     place = data.resolve()
     out = Path(f"{place.stem if place.is_file() else place.name or 'data'}-shards")
-    if out.is_dir() and ((out / CLAIM_NAME).is_file() or all(path.name.startswith(".") for path in out.iterdir())):
+    if out.is_dir() and ((out / MANIFEST_NAME).is_file() or all(path.name.startswith(".") for path in out.iterdir())):
         return out
     if out.exists() or out.is_symlink():
         kind = "a folder that holds no shards of ours" if out.is_dir() else "a file"

@@ -67,5 +67,8 @@ def check_dialogues(dialogues: NDArray[np.uint64], *, where: str) -> None:
     num_dialogues = len(np.unique(known))
     if num_pieces != num_dialogues:
         what = f"{num_dialogues} dialogues of the split lie in {num_pieces} pieces: their order cannot be told"
-        then = "sort the annotations by dialogue and turn and make the shards again, or train with `model.dialogue_turns=1`"
+        then = (
+            "sort the annotations by dialogue and turn and make the shards again, "
+            "or train with `--set model.dialogue_turns=1`"
+        )
         raise ShardError(describe(what, file=where, then=then))
