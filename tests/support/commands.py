@@ -17,10 +17,12 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "80", "HF_HUB_OFFLINE": "1"}
 
 
-def mmsent(*arguments: str | Path, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-    """Run `mmsent` with arguments and return what it printed and its exit code."""
+def mmsent(*arguments: str | Path, timeout: float = 600, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `mmsent` with arguments, in a folder if one is given, and return what it printed and its exit code."""
     command = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment(), check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, env=environment(), check=False, cwd=cwd
+    )
 
 
 def start_mmsent(*arguments: str | Path) -> "subprocess.Popen[str]":
