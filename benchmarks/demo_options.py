@@ -22,12 +22,24 @@ _COMMON = (
 
 _SETTINGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "plain": ("audio,text", ()),
-    "gated": ("audio,text", ("--fusion", "gated")),
-    "modality-dropout": ("audio,text", ("--modality-dropout", "0.2")),
-    "spec-augment": ("audio,text", ("--spec-augment",)),
-    "gru": ("audio,text", ("--dialogue-turns", "6")),
+    "gated": ("audio,text", ("--set", "model.fusion=gated")),
+    "modality-dropout": ("audio,text", ("--set", "train.modality_dropout=0.2")),
+    "spec-augment": (
+        "audio,text",
+        (
+            "--set",
+            "train.spec_augment=true",
+        ),
+    ),
+    "gru": ("audio,text", ("--set", "model.dialogue_turns=6")),
     "picture": ("video", ()),
-    "crop-and-flip": ("video", ("--crop-and-flip",)),
+    "crop-and-flip": (
+        "video",
+        (
+            "--set",
+            "train.crop_and_flip=true",
+        ),
+    ),
 }
 
 

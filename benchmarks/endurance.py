@@ -53,7 +53,8 @@ def measure(meld: Path, *, num_rows: int, num_workers: int, decoder: str) -> End
         before = set(Path("/dev/shm").iterdir())
         command = [sys.executable, "-c", "from cli import main; main()", "preprocess", str(data), "--json"]
         command += ["--out", str(Path(folder) / "shards"), "--text-encoder", "scratch", "--frames", "16"]
-        command += ["--workers", str(num_workers), "--decoder", decoder, "--max-failed-fraction", "1"]
+        command += ["--workers", str(num_workers), "--set", f"preprocess.decoder={decoder}"]
+        command += ["--set", "preprocess.max_failed_fraction=1"]
         start = time.monotonic()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         workers: list[tuple[float, float]] = []

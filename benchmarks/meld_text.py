@@ -19,16 +19,34 @@ from mmsent.evaluation.seeds import seed_folders
 
 __all__ = ["SETTINGS", "Setting"]
 
-_TINY = ("--frames", "1", "--size", "16x16", "--hops", "1", "--max-failed-fraction", "1")
+_TINY = (
+    "--frames",
+    "1",
+    "--size",
+    "16x16",
+    "--set",
+    "preprocess.num_hops=1",
+    "--set",
+    "preprocess.max_failed_fraction=1",
+)
 """Of pictures and sounds that are not there."""
 
 _FINE_TUNED = (
-    "--train-encoders", "text", "--text-pooling", "mean", "--epochs", "4", "--select", "weighted-f1",
-    "--warmup-steps", "100", "--schedule", "linear", "--text-learning-rate", "5e-5", "--learning-rate", "5e-4",
-    "--order", "length-bucketed", "--precision", "bf16",
+    "--train-encoders", "text", "--epochs", "4", "--learning-rate", "5e-4", "--precision", "bf16",
+    "--set", "model.text_pooling=mean", "--set", "train.selection=weighted-f1", "--set", "train.warmup_steps=100",
+    "--set", "train.schedule=linear", "--set", "train.text_learning_rate=5e-5", "--set", "train.order=length-bucketed",
 )  # fmt: skip
-_FROZEN = ("--learning-rate", "1e-3", "--epochs", "40", "--patience", "8", "--select", "weighted-f1")
-_FROZEN_MEAN = ("--text-pooling", "mean", *_FROZEN)
+_FROZEN = (
+    "--learning-rate",
+    "1e-3",
+    "--epochs",
+    "40",
+    "--set",
+    "train.early_stopping_patience=8",
+    "--set",
+    "train.selection=weighted-f1",
+)
+_FROZEN_MEAN = ("--set", "model.text_pooling=mean", *_FROZEN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,43 +67,45 @@ class Setting:
 
 SETTINGS = (
     Setting(name="frozen-pooler", words="frozen, pooler output (default)", options=_FROZEN),
-    Setting(name="frozen-cls", words="frozen, first token", options=("--text-pooling", "cls", *_FROZEN)),
+    Setting(name="frozen-cls", words="frozen, first token", options=("--set", "model.text_pooling=cls", *_FROZEN)),
     Setting(name="frozen-mean", words="frozen, mean of tokens", options=_FROZEN_MEAN),
     Setting(
         name="frozen-mean-sqrt",
-        words="the same, `--class-weights sqrt`",
-        options=(*_FROZEN_MEAN, "--class-weights", "sqrt"),
+        words="the same, `train.class_weights=sqrt`",
+        options=(*_FROZEN_MEAN, "--set", "train.class_weights=sqrt"),
     ),
     Setting(
         name="frozen-mean-inverse",
-        words="the same, `--class-weights inverse`",
-        options=(*_FROZEN_MEAN, "--class-weights", "inverse"),
+        words="the same, `train.class_weights=inverse`",
+        options=(*_FROZEN_MEAN, "--set", "train.class_weights=inverse"),
     ),
     Setting(
         name="frozen-mean-smoothed",
-        words="the same, `--label-smoothing 0.1`",
-        options=(*_FROZEN_MEAN, "--label-smoothing", "0.1"),
+        words="the same, `train.label_smoothing=0.1`",
+        options=(*_FROZEN_MEAN, "--set", "train.label_smoothing=0.1"),
     ),
     Setting(
-        name="frozen-mean-ema", words="the same, `--ema-decay 0.999`", options=(*_FROZEN_MEAN, "--ema-decay", "0.999")
+        name="frozen-mean-ema",
+        words="the same, `train.ema_decay=0.999`",
+        options=(*_FROZEN_MEAN, "--set", "train.ema_decay=0.999"),
     ),
     Setting(
         name="frozen-mean-gru",
-        words="the same, GRU over the dialogue (`--dialogue-turns 12`)",
-        options=(*_FROZEN_MEAN, "--dialogue-turns", "12"),
+        words="the same, GRU over the dialogue (`model.dialogue_turns=12`)",
+        options=(*_FROZEN_MEAN, "--set", "model.dialogue_turns=12"),
     ),
     Setting(name="frozen-context", words="frozen, mean, `--context 3`", options=_FROZEN_MEAN, context=3),
     Setting(name="fine-tuned", words="fine-tuned, mean of tokens", options=_FINE_TUNED, encoded=False),
     Setting(
         name="fine-tuned-sqrt",
-        words="the same, `--class-weights sqrt`",
-        options=(*_FINE_TUNED, "--class-weights", "sqrt"),
+        words="the same, `train.class_weights=sqrt`",
+        options=(*_FINE_TUNED, "--set", "train.class_weights=sqrt"),
         encoded=False,
     ),
     Setting(
         name="fine-tuned-ema",
-        words="the same, `--ema-decay 0.998`",
-        options=(*_FINE_TUNED, "--ema-decay", "0.998"),
+        words="the same, `train.ema_decay=0.998`",
+        options=(*_FINE_TUNED, "--set", "train.ema_decay=0.998"),
         encoded=False,
     ),
     Setting(
@@ -148,11 +168,11 @@ def _run(setting: Setting, meld: Path, encoder: str, work: Path, seeds: str) -> 
         found = _over_seeds(run, evaluations)
     else:
         if setting.encoded:
-            pooling = _value_of("--text-pooling", setting.options)
+            pooling = _pooling_of(setting.options)
             encoded = work / f"encoded-{pooling}-context-{setting.context}"
             mmsent(
                 "encode", "--shards", shards, "--out", encoded, "--modalities", "text", "--text-encoder", encoder,
-                "--text-pooling", pooling,
+                "--set", f"model.text_pooling={pooling}",
             )  # fmt: skip
             shards = encoded
         mmsent("train", "--shards", shards, "--out", run, *model, *setting.options, "--seeds", seeds, "--resume")
@@ -176,12 +196,13 @@ def _model_of(run: Path) -> tuple[str, ...]:
     model = json.loads((run / "run.json").read_text())["model"]
     return (
         "--modalities", ",".join(model["modalities"]), "--text-encoder", Path(model["text_encoder"]).name,
-        "--text-pooling", model["text_pooling"],
+        "--set", f"model.text_pooling={model['text_pooling']}",
     )  # fmt: skip
 
 
-def _value_of(option: str, options: Sequence[str]) -> str:
-    return options[options.index(option) + 1] if option in options else "pooler"
+def _pooling_of(options: Sequence[str]) -> str:
+    said = [option.removeprefix("model.text_pooling=") for option in options if "text_pooling=" in option]
+    return said[0] if said else "pooler"
 
 
 if __name__ == "__main__":

@@ -11,56 +11,42 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from commands.config_file import ConfigOption, SetOption, ShowConfigOption, print_config, read_settings
 from commands.options import (
-    ALL_MODALITIES,
-    AccumulationOption,
     BatchSizeOption,
-    CompileOption,
     JsonOption,
     ModalitiesOption,
     PrecisionOption,
-    ReadersOption,
     TextEncoderOption,
-    TextPoolingOption,
-    TrainEncodersOption,
-    VideoEncoderOption,
     VideoWeightsOption,
-    checked,
-    modality_names,
+    needed,
 )
 from commands.progress import bars_by_name
 from commands.terminal import print_json, stdout
-from mmsent.config import ModelConfig, TrainConfig
+from mmsent.config import DataConfig, ModelConfig, TrainConfig, check_together
 from shards.errors import ShardError, describe
 from shards.machine import core_count
-from shards.schema import MODALITIES
 
 if TYPE_CHECKING:
     from mmsent.bench.timing import Group, Timing
 
 __all__ = ["bench_command"]
 
-_MODEL = ModelConfig()
-_TRAIN = TrainConfig()
-
 
 def bench_command(
-    shards: Annotated[str, typer.Option(help="Folder of shards, on this machine.")],
+    shards: Annotated[str | None, typer.Option(help="Folder of shards, on this machine.")] = None,
     split: Annotated[str, typer.Option(help="Split whose shards are read.")] = "train",
     raw: Annotated[
         Path | None, typer.Option(metavar="MELD", help="The raw MELD folder: also time decoding on every access.")
     ] = None,
-    text_encoder: TextEncoderOption = _MODEL.text_encoder,
-    text_pooling: TextPoolingOption = _MODEL.text_pooling,
-    video_encoder: VideoEncoderOption = _MODEL.video_encoder,
-    video_weights: VideoWeightsOption = _MODEL.video_weights,
-    modalities: ModalitiesOption = ALL_MODALITIES,
-    train_encoders: TrainEncodersOption = "",
-    batch_size: BatchSizeOption = _TRAIN.batch_size,
-    accumulation_steps: AccumulationOption = _TRAIN.accumulation_steps,
-    precision: PrecisionOption = _TRAIN.precision,
-    compile_encoders: CompileOption = _TRAIN.compile,
-    readers: ReadersOption = _TRAIN.num_readers,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    show_config: ShowConfigOption = False,
+    text_encoder: TextEncoderOption = None,
+    video_weights: VideoWeightsOption = None,
+    modalities: ModalitiesOption = None,
+    batch_size: BatchSizeOption = None,
+    precision: PrecisionOption = None,
     samples: Annotated[int, typer.Option(help="How many samples the loaders read in a round, about.")] = 2000,
     seconds: Annotated[float, typer.Option(help="How long the trainer is timed in a round, about.")] = 5.0,
     rounds: Annotated[int, typer.Option(help="Rounds, all ways in turns; one more is not counted.")] = 5,
@@ -71,7 +57,9 @@ def bench_command(
 
     All in one run, in turns, medians over the rounds. What cannot be measured here stands in the table with its reason.
 
-    Example: `mmsent bench --shards data/shards --plot bench.png`
+    The model and its training are set as for `mmsent train`, whose files `--config` takes, too.
+
+    Example: `mmsent bench --shards meld-shards --plot bench.png`
     """
     from mmsent.bench.cases import file_ways, loader_ways, train_ways
     from mmsent.bench.chart import plot_timings
@@ -85,34 +73,38 @@ def bench_command(
         raise typer.BadParameter("--samples, --rounds and --seconds must be above 0")
     if plot is not None and (plot.suffix.lower() != ".png" or not plot.parent.is_dir()):
         raise typer.BadParameter("--plot must be a PNG in a folder that exists")
-    chosen, trained = modality_names("modalities", modalities), modality_names("train-encoders", train_encoders)
-    model_config = checked(
-        lambda: ModelConfig(
-            modalities=tuple(name for name in MODALITIES if name in chosen),
-            text_encoder=text_encoder,
-            text_pooling=text_pooling,
-            video_encoder=video_encoder,
-            video_weights=video_weights,
-            train_encoders=tuple(name for name in MODALITIES if name in trained),
-        )
+    settings = read_settings(
+        "bench",
+        file=config,
+        assignments=assignments,
+        options={
+            "data.shards": shards,
+            "model.text_encoder": text_encoder,
+            "model.video_weights": video_weights,
+            "model.modalities": modalities,
+            "train.batch_size": batch_size,
+            "train.precision": precision,
+        },
     )
-    train_config = checked(
-        lambda: TrainConfig(
-            batch_size=batch_size,
-            accumulation_steps=accumulation_steps,
-            precision=precision,
-            compile=compile_encoders,
-            num_readers=readers,
-        )
-    )
-    if is_url(shards):
+    data_config = settings.make("data", DataConfig())
+    model_config = settings.make("model", ModelConfig())
+    train_config = settings.make("train", TrainConfig())
+    settings.checked(lambda: check_together(model_config, train_config))
+    if show_config:
+        print_config("bench", {"data": data_config, "model": model_config, "train": train_config})
+        return
+    where = needed(data_config.shards)
+    if is_url(where):
         then = "copy the shards to a disk of this machine first, or look at `wait` in `mmsent train --shards URL`"
-        raise ShardError(describe("bench measures shards on this machine, not behind a URL", file=shards, then=then))
-    opened = open_split(shards, split)
-    measured_on = {"machine": describe_machine(), "samples": describe_samples(opened, batch_size=batch_size)}
-    tried = sorted({*range(1, min(4, max(2, core_count())) + 1), readers})
-    ways = loader_ways(opened, num_samples=samples, batch_size=batch_size, readers=tried)
-    with file_ways(opened, batch_size=batch_size) as from_files, bars_by_name() as on_progress:
+        raise ShardError(describe("bench measures shards on this machine, not behind a URL", file=where, then=then))
+    opened = open_split(where, split)
+    measured_on = {
+        "machine": describe_machine(),
+        "samples": describe_samples(opened, batch_size=train_config.batch_size),
+    }
+    tried = sorted({*range(1, min(4, max(2, core_count())) + 1), train_config.num_readers})
+    ways = loader_ways(opened, num_samples=samples, batch_size=train_config.batch_size, readers=tried)
+    with file_ways(opened, batch_size=train_config.batch_size) as from_files, bars_by_name() as on_progress:
         ways += from_files
         if raw is not None:
             from preprocess.on_the_fly.bench_cases import on_the_fly_ways  # with the decoders, needed nowhere else here

@@ -23,8 +23,10 @@ _LOG = logging.getLogger(__name__)
 
 
 def evaluate_command(
-    shards: Annotated[str, typer.Option(help="Folder of shards, or its URL.")],
-    run: Annotated[Path, typer.Option(help="Folder that `mmsent train --out` made.")],
+    run: Annotated[Path, typer.Option(help="Folder that `mmsent train` made.")],
+    shards: Annotated[
+        str | None, typer.Option(help="Folder of shards, or its URL.", show_default="those of the run")
+    ] = None,
     split: Annotated[str, typer.Option(help="Split to score.")] = "test",
     cache: CacheOption = None,
     cache_size: CacheSizeOption = CACHE_GIGABYTES,
@@ -35,11 +37,14 @@ def evaluate_command(
     Writes metrics.json, predictions.csv, a confusion matrix per task and the training curves to RUN/evaluation-SPLIT/.
     A folder that `mmsent train --seeds` made is scored seed by seed, with mean and deviation in one table.
 
-    Example: `mmsent evaluate --shards data/shards --run runs/first --split test`
+    Example: `mmsent evaluate --run runs/meld-shards`
     """
     from mmsent.evaluation.evaluate_run import evaluate_run
     from mmsent.evaluation.seeds import evaluate_seeds, evaluation_scores, seed_folders
+    from mmsent.runs.folder import shards_of
 
+    if shards is None:
+        shards = shards_of(run)
     store = url_cache(shards, cache, cache_size)
     if seed_folders(run):
         found = {}

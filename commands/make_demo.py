@@ -47,4 +47,4 @@ def make_demo_command(
     rows = ", ".join(f"{split} {count}" for split, count in summary.num_rows.items())
     size = f"{summary.num_clips} clips, {summary.footage_seconds:.0f} s of footage, {size_text(summary.total_bytes)}"
     stdout.print(f"Demo data set in {escape(str(directory))}: {size}; rows: {rows}", highlight=False, soft_wrap=True)
-    print_next(f"mmsent preprocess {shlex.quote(str(directory))} --out SHARDS --text-encoder scratch")
+    print_next(f"mmsent preprocess {shlex.quote(str(directory))} --text-encoder scratch")

@@ -5,68 +5,48 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from mmsent.config import Precision, TextPooling, VideoEncoderName
+from mmsent.config import ModelConfig, Precision, TrainConfig
 from shards.machine import core_count, free_memory
-from shards.schema import MODALITIES, Modality
 
 if TYPE_CHECKING:
     from shards.storage.cache import ShardCache
 
 __all__ = [
-    "ALL_MODALITIES",
     "CACHE_GIGABYTES",
-    "DATA_PANEL",
-    "LOSS_PANEL",
     "MODEL_PANEL",
     "OPTIMISER_PANEL",
-    "AccumulationOption",
     "BatchSizeOption",
     "CacheOption",
     "CacheSizeOption",
-    "CompileOption",
     "JsonOption",
     "ModalitiesOption",
     "PrecisionOption",
-    "ReadersOption",
     "TextEncoderOption",
-    "TextPoolingOption",
     "TrainEncodersOption",
-    "VideoEncoderOption",
     "VideoWeightsOption",
     "checked",
-    "modality_names",
+    "needed",
     "url_cache",
     "worker_count",
 ]
 
 T = TypeVar("T")
 
-_OPTION_NAMES = {
-    "clip_timeout_seconds": "clip_timeout",
-    "context_utterances": "context",
-    "early_stopping_patience": "patience",
-    "height": "size",
-    "max_epochs": "epochs",
-    "num_frames": "frames",
-    "num_hops": "hops",
-    "num_readers": "readers",
-    "num_utterances": "utterances",
-    "num_workers": "workers",
-    "width": "size",
-}
+_OPTION_NAMES = {"num_utterances": "utterances", "num_workers": "workers"}
 """Options that are not named as the field of the config that they set."""
 
 CACHE_GIGABYTES = 20.0
-ALL_MODALITIES = ",".join(MODALITIES)
 
 MODEL_PANEL = "The model"
 OPTIMISER_PANEL = "Optimisation"
-LOSS_PANEL = "Loss and augmentation"
 DATA_PANEL = "Reading the data"
+
+_MODEL = ModelConfig()
+_TRAIN = TrainConfig()
 
 CacheOption = Annotated[
     Path | None,
@@ -81,61 +61,53 @@ CacheSizeOption = Annotated[
     float, typer.Option(help="Gigabytes that the cache never exceeds.", rich_help_panel=DATA_PANEL)
 ]
 TextEncoderOption = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="A Hugging Face name, a folder, or `scratch`; the shards must be tokenized for it.",
+        help="Another encoder with the same tokenizer: a Hugging Face name or a folder.",
+        show_default="the one the shards were tokenized for",
         rich_help_panel=MODEL_PANEL,
     ),
-]
-TextPoolingOption = Annotated[
-    TextPooling,
-    typer.Option(
-        help="What is taken of its output: BERT's pooler, the first token, or the mean of the utterance's.",
-        rich_help_panel=MODEL_PANEL,
-    ),
-]
-VideoEncoderOption = Annotated[
-    VideoEncoderName, typer.Option(help="A video model of torchvision.", rich_help_panel=MODEL_PANEL)
 ]
 VideoWeightsOption = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="Of the video encoder: `kinetics`, `none` (random), or the path of a state dict.",
+        help="Weights of the video encoder: `kinetics`, `none` (random), or the path of a state dict.",
+        show_default=_MODEL.video_weights,
         rich_help_panel=MODEL_PANEL,
     ),
 ]
 ModalitiesOption = Annotated[
-    str, typer.Option(help="What the model looks at, with commas.", rich_help_panel=MODEL_PANEL)
+    str | None,
+    typer.Option(
+        help="What the model looks at, with commas.",
+        show_default=",".join(_MODEL.modalities),
+        rich_help_panel=MODEL_PANEL,
+    ),
 ]
 TrainEncodersOption = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="Pre-trained encoders to train too: `video`, `text` or `video,text`.", rich_help_panel=MODEL_PANEL
+        help="Pre-trained encoders to train too: `video`, `text` or `video,text`.",
+        show_default="none",
+        rich_help_panel=MODEL_PANEL,
     ),
 ]
 BatchSizeOption = Annotated[
-    int, typer.Option(help="Samples of a step, over all processes.", rich_help_panel=OPTIMISER_PANEL)
-]
-AccumulationOption = Annotated[
-    int,
+    int | None,
     typer.Option(
-        help="Parts in which a step is computed, for less memory; batch normalisation sees one at a time.",
+        help="Samples of a step, over all processes.",
+        show_default=str(_TRAIN.batch_size),
         rich_help_panel=OPTIMISER_PANEL,
     ),
 ]
 PrecisionOption = Annotated[
-    Precision,
+    Precision | None,
     typer.Option(
-        help="Of the forward pass; auto: bf16 or else fp16 on a GPU, fp32 on a CPU.", rich_help_panel=OPTIMISER_PANEL
+        help="Number format of the forward pass; auto: bf16 or else fp16 on a GPU, fp32 on a CPU.",
+        show_default=_TRAIN.precision,
+        rich_help_panel=OPTIMISER_PANEL,
     ),
 ]
-CompileOption = Annotated[
-    bool,
-    typer.Option(
-        "--compile", help="Compile the encoders: slower to start, then faster.", rich_help_panel=OPTIMISER_PANEL
-    ),
-]
-ReadersOption = Annotated[int, typer.Option(help="Threads that fill batches.", rich_help_panel=DATA_PANEL)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
 
@@ -183,9 +155,8 @@ def url_cache(shards: str, directory: Path | None, gigabytes: float) -> "ShardCa
     return ShardCache(directory, max_bytes=int(gigabytes * 1e9))
 
 
-def modality_names(option: str, text: str) -> list[Modality]:
-    """Return the modalities that an option names, in its order."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if unknown := [name for name in names if name not in MODALITIES]:
-        raise typer.BadParameter(f"--{option} takes {', '.join(MODALITIES)}; got {', '.join(unknown)}")
-    return cast("list[Modality]", names)
+def needed(shards: str) -> str:
+    """Return where the shards are; wrong usage if nothing says so."""
+    if not shards:
+        raise typer.BadParameter("give --shards, or data.shards in the file of --config")
+    return shards

@@ -11,22 +11,20 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from commands.config_file import ConfigOption, SetOption, ShowConfigOption, print_config, read_settings
 from commands.options import JsonOption, checked, worker_count
 from commands.progress import bars_by_name
 from commands.terminal import print_json, print_next, size_text, stdout
-from mmsent.config import ModelConfig
 from preprocess.config import (
     DatasetFormat,
-    Decoder,
     Part,
     PreprocessConfig,
     Preset,
-    TestClips,
     max_tokens_for,
     preset,
 )
+from shards.errors import ShardError, describe
 from shards.schema import MODALITIES
-from shards.spec import Storage
 
 if TYPE_CHECKING:
     from preprocess.building.estimate import Estimate
@@ -36,15 +34,24 @@ __all__ = ["preprocess_command"]
 
 _LOG = logging.getLogger(__name__)
 _PREPROCESS = PreprocessConfig()
+_MAX_TOKENS = "preprocess.max_tokens"
 
 
 def preprocess_command(
     data: Annotated[
-        Path, typer.Argument(metavar="DATA", help="Folder of MELD or EmoryNLP, in any known layout, or a CSV of clips.")
-    ],
+        Path | None,
+        typer.Argument(metavar="DATA", help="Folder of MELD or EmoryNLP, in any known layout, or a CSV of clips."),
+    ] = None,
     out: Annotated[
-        Path, typer.Option(help="Folder for the shards. Run again with the same folder to go on or update.")
-    ],
+        Path | None,
+        typer.Option(
+            help="Folder for the shards. Run again with the same folder to go on or update.",
+            show_default="the name of DATA and -shards, here",
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    show_config: ShowConfigOption = False,
     kind: Annotated[
         DatasetFormat, typer.Option("--format", help="What DATA is; auto looks at the names of its files.")
     ] = "auto",
@@ -52,12 +59,20 @@ def preprocess_command(
         Preset, typer.Option("--preset", help="Where the choices below begin; tutorial: 30 first frames of 224x224.")
     ] = "default",
     text_encoder: Annotated[
-        str, typer.Option(help="Whose tokenizer: a Hugging Face name, a folder, or `scratch` (learned from train).")
-    ] = _PREPROCESS.text_encoder,
+        str | None,
+        typer.Option(
+            help="Whose tokenizer: a Hugging Face name, a folder, or `scratch` (learned from train).",
+            show_default=_PREPROCESS.text_encoder,
+        ),
+    ] = None,
     context: Annotated[
-        int,
-        typer.Option(metavar="K", help="Earlier utterances of the dialogue in an utterance's tokens, with speakers."),
-    ] = _PREPROCESS.context_utterances,
+        int | None,
+        typer.Option(
+            metavar="K",
+            help="Earlier utterances of the dialogue in an utterance's tokens, with speakers.",
+            show_default=str(_PREPROCESS.context_utterances),
+        ),
+    ] = None,
     frames: Annotated[
         int | None, typer.Option(help="Frames per clip.", show_default=str(_PREPROCESS.num_frames))
     ] = None,
@@ -69,29 +84,6 @@ def preprocess_command(
             show_default=f"{_PREPROCESS.height}x{_PREPROCESS.width}",
         ),
     ] = None,
-    storage: Annotated[
-        Storage, typer.Option(help="Of frames: raw values, or one JPEG per sample, decoded while training.")
-    ] = _PREPROCESS.storage,
-    hops: Annotated[
-        int | None,
-        typer.Option(
-            help="Columns of the log-mel, 32 ms each, from the start of the sound.",
-            show_default=str(_PREPROCESS.num_hops),
-        ),
-    ] = None,
-    test_clips: Annotated[
-        TestClips, typer.Option(help="For test rows with a final_videos_test twin: the better fit, the twin, or never.")
-    ] = _PREPROCESS.test_clips,
-    samples_per_shard: Annotated[int, typer.Option(help="Rows in a shard.")] = _PREPROCESS.samples_per_shard,
-    decoder: Annotated[
-        Decoder, typer.Option(help="decord, with PyAV for what it cannot read; or pyav, which skips unneeded frames.")
-    ] = _PREPROCESS.decoder,
-    clip_timeout: Annotated[
-        float, typer.Option(help="Seconds after which a clip's decoder is killed, plus 10 per megabyte.")
-    ] = _PREPROCESS.clip_timeout_seconds,
-    max_failed_fraction: Annotated[
-        float, typer.Option(help="Refuse a split when more of its rows have no picture (0 to 1).")
-    ] = _PREPROCESS.max_failed_fraction,
     part: Annotated[
         str, typer.Option(metavar="I/N", help="Make the I-th of N shares of the shards, here or on another machine.")
     ] = "1/1",
@@ -112,9 +104,11 @@ def preprocess_command(
     DATA may also be a CSV that lists your own clips and their labels (docs/own-data.md).
 
     With `--context 2` the tokens of an utterance are `[CLS] Monica: … [SEP] Ross: … [SEP] Rachel: its text [SEP]`; in a
-    folder of shards without it, `mmsent preprocess MELD.Raw --out data/shards --context 2` decodes nothing again.
+    folder of shards without it, `mmsent preprocess meld/ --context 2` decodes nothing again.
 
-    Example: `mmsent preprocess MELD.Raw --out data/shards`
+    All other choices are keys of `--config FILE.toml` and `--set KEY=VALUE` (docs/config.md).
+
+    Example: `mmsent preprocess meld/`
     """
     from preprocess.building.build import build_shards, check_run
     from preprocess.building.estimate import estimate_run
@@ -123,37 +117,42 @@ def preprocess_command(
     from preprocess.datasets.adapters import read_dataset
     from shards.files import publish
 
-    start = preset(preset_name)
-    height, width = _frame_size(size) if size is not None else (start.height, start.width)
-    config = checked(
-        lambda: replace(
-            start,
-            num_frames=start.num_frames if frames is None else frames,
-            height=height,
-            width=width,
-            storage=storage,
-            num_hops=start.num_hops if hops is None else hops,
-            text_encoder=text_encoder,
-            context_utterances=context,
-            max_tokens=max_tokens_for(context),
-            samples_per_shard=samples_per_shard,
-            test_clips=test_clips,
-            decoder=decoder,
-            clip_timeout_seconds=clip_timeout,
-            max_failed_fraction=max_failed_fraction,
-        )
+    height, width = (None, None) if size is None else _frame_size(size)
+    settings = read_settings(
+        "preprocess",
+        file=config,
+        assignments=assignments,
+        options={
+            "preprocess.text_encoder": text_encoder,
+            "preprocess.context_utterances": context,
+            "preprocess.num_frames": frames,
+            "preprocess.height": height,
+            "preprocess.width": width,
+        },
     )
+    choices = settings.make("preprocess", preset(preset_name))
+    derived = () if settings.gives(_MAX_TOKENS) else (_MAX_TOKENS,)
+    if derived:
+        choices = replace(choices, max_tokens=max_tokens_for(choices.context_utterances))
+    if show_config:
+        print_config("preprocess", {"preprocess": choices}, derived=derived)
+        return
+    if data is None:
+        raise typer.BadParameter("give DATA, a folder of clips and their labels, or a CSV that lists them")
     num_workers = checked(lambda: worker_count(workers))
     share = _part_of_run(part)
+    if out is None:
+        out = _default_out(data)
+        _LOG.info("the shards go to %s", out)
     dataset = read_dataset(data, kind)
     for split in dataset.missing_splits:
         _LOG.warning("there are no annotations of %s: the split is left out", split)
     for path in dataset.other_csvs:
         _LOG.warning("not read, because there is one higher up: %s", path)
-    tokenizer = build_tokenizer(dataset, config)
+    tokenizer = build_tokenizer(dataset, choices)
     if dry_run:
-        claim = check_run(dataset, out, config=config, tokenizer=tokenizer, remake=remake)
-        estimate = estimate_run(dataset, out, config=config, spec=claim.spec, part=share, num_workers=num_workers)
+        claim = check_run(dataset, out, config=choices, tokenizer=tokenizer, remake=remake)
+        estimate = estimate_run(dataset, out, config=choices, spec=claim.spec, part=share, num_workers=num_workers)
         if as_json:
             print_json({**asdict(estimate), "fits": estimate.fits})
         else:
@@ -163,7 +162,7 @@ def preprocess_command(
         made = build_shards(
             dataset,
             out,
-            config=config,
+            config=choices,
             tokenizer=tokenizer,
             num_workers=num_workers,
             part=share,
@@ -189,11 +188,27 @@ def preprocess_command(
         stdout.print(f"  mmsent index {shlex.quote(str(out))}", highlight=False, soft_wrap=True)
         return
     _print_reports(reports, out)
-    print_next(f"mmsent train --shards {shlex.quote(str(out))} --out RUN{_encoder_option(text_encoder)}")
+    local = choices.text_encoder if Path(choices.text_encoder).is_dir() else ""  # shards know it by its name alone
+    print_next(f"mmsent train --shards {shlex.quote(str(out))}{f' --text-encoder {shlex.quote(local)}' * bool(local)}")
 
 
-def _encoder_option(name: str) -> str:
-    return "" if name == ModelConfig().text_encoder else f" --text-encoder {shlex.quote(name)}"
+def _default_out(data: Path) -> Path:
+    """Return where shards go that were given no folder.
+
+    Raises:
+        ShardError: if that name is taken by something else.
+    """
+    from preprocess.building.manifest import MANIFEST_NAME
+
+    place = data.resolve()
+    out = Path(f"{place.stem if place.is_file() else place.name or 'data'}-shards")
+    if out.is_dir() and ((out / MANIFEST_NAME).is_file() or all(path.name.startswith(".") for path in out.iterdir())):
+        return out
+    if out.exists() or out.is_symlink():
+        kind = "a folder that holds no shards of ours" if out.is_dir() else "a file"
+        what = f"the shards would go to {out}, and there is {kind} of this name"
+        raise ShardError(describe(what, file=out.absolute(), then="give another folder by `--out`"))
+    return out
 
 
 def _print_reports(reports: list["SplitReport"], out: Path) -> None:
@@ -258,7 +273,9 @@ def _print_estimate(estimate: "Estimate", out: Path, *, part: Part, num_workers:
     stdout.print(table)
     if not estimate.fits:
         _LOG.warning(
-            "the disk of %s has no room for these shards: fewer --frames, a smaller --size or --storage jpeg", out
+            "the disk of %s has no room for these shards: fewer --frames, a smaller --size or "
+            "`--set preprocess.storage=jpeg`",
+            out,
         )
 
 

@@ -4,10 +4,13 @@ from dataclasses import asdict, dataclass, fields
 from math import isfinite
 from typing import Any, Literal, Self, get_args
 
-from shards.schema import DEFAULT_TEXT_ENCODER, MODALITIES, SCRATCH, Modality
+from shards.schema import MODALITIES, SCRATCH, Modality
 
 __all__ = [
+    "OF_SHARDS",
     "ClassWeights",
+    "DataConfig",
+    "EncodeConfig",
     "Fusion",
     "ModelConfig",
     "OrderKind",
@@ -17,6 +20,7 @@ __all__ = [
     "TextPooling",
     "TrainConfig",
     "VideoEncoderName",
+    "check_together",
 ]
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -28,6 +32,8 @@ TextPooling = Literal["pooler", "cls", "mean"]
 VideoEncoderName = Literal[
     "r3d_18", "mc3_18", "r2plus1d_18", "mvit_v1_b", "mvit_v2_s", "swin3d_t", "swin3d_s", "swin3d_b"
 ]
+OF_SHARDS = "auto"
+"""In place of a text encoder's name: the one whose tokenizer the shards were made with."""
 OrderKind = Literal["shuffle", "block-shuffle", "class-balanced", "class-weighted", "length-bucketed"]
 
 
@@ -60,15 +66,17 @@ class ModelConfig(_Plain):
 
     modalities: tuple[Modality, ...] = MODALITIES
     """What the model looks at; the others are not even computed."""
-    text_encoder: str = DEFAULT_TEXT_ENCODER
-    """A Hugging Face name, a local folder, or `scratch`: a small BERT from random weights for the shards' tokenizer."""
+    text_encoder: str = OF_SHARDS
+    """Text encoder: `auto` for the one whose tokenizer the shards were made with, or another one with the same
+    tokenizer: a Hugging Face name, a local folder, or `scratch`, a small BERT from random weights."""
     text_pooling: TextPooling = "pooler"
-    """What of the text encoder's output is taken: BERT's `pooler`, the first token (`cls`), or the `mean` of the
+    """What is taken of the text encoder's output: BERT's `pooler`, the first token (`cls`), or the `mean` of the
     utterance's own tokens, which scores higher with a frozen encoder (docs/results.md)."""
     video_encoder: VideoEncoderName = "r3d_18"
     """A video model of torchvision, by its name there."""
     video_weights: str = "kinetics"
-    """Of the video encoder: `kinetics`, `none` for random ones, or the path of a state dict (.pth, .safetensors)."""
+    """Weights of the video encoder: `kinetics`, `none` for random ones, or the path of a state dict (.pth,
+    .safetensors)."""
     train_encoders: tuple[Modality, ...] = ()
     """Pre-trained encoders to train as well. Those that start from random weights are always trained."""
     feature_dim: int = 128
@@ -76,9 +84,9 @@ class ModelConfig(_Plain):
     fusion_dim: int = 256
     """Width after fusion."""
     encoder_dropout: float = 0.2
-    """Of the modality features."""
+    """Dropout of the features of each modality."""
     fusion_dropout: float = 0.3
-    """Of the fused features."""
+    """Dropout of the fused features."""
     fusion: Fusion = "concat"
     """How the features of the modalities become one: side by side (`concat`), or weighted element by element by gates
     that look at all of them (`gated`, https://arxiv.org/abs/1702.01992)."""
@@ -100,13 +108,15 @@ class ModelConfig(_Plain):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
         for name, choices in (("text_pooling", TextPooling), ("fusion", Fusion), ("video_encoder", VideoEncoderName)):
-            if getattr(self, name) not in get_args(choices):
-                known = ", ".join(get_args(choices))
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}, known are {known}")
-        if self.dialogue_turns < 1:
-            raise ValueError(f"dialogue_turns must be at least 1, got {self.dialogue_turns}")
-        if self.feature_dim < 1 or self.fusion_dim < 1:
-            raise ValueError(f"widths must be at least 1, got {self.feature_dim}, {self.fusion_dim}")
+            _check_choice(name, getattr(self, name), choices)
+        for name in ("dialogue_turns", "feature_dim", "fusion_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, modality in (("text_pooling", "text"), ("video_encoder", "video")):
+            if modality not in self.modalities and getattr(self, name) != _default(self, name):
+                raise ValueError(f"{name} is for {modality}, which `modalities` leaves out")
+        if len(self.modalities) == 1 and self.fusion != _default(self, "fusion"):
+            raise ValueError(f"fusion is for several modalities, got {self.modalities[0]} alone")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,46 +124,48 @@ class TrainConfig(_Plain):
     """The training run."""
 
     batch_size: int = 32
-    """Samples of a step."""
+    """Samples of a step, over all processes."""
     max_epochs: int = 20
     """Passes over the training split, at most."""
     learning_rate: float = 1e-4
-    """Of Adam, for everything that starts from random weights."""
+    """Adam's learning rate for parameters that start from random values."""
     text_learning_rate: float = 1e-5
-    """Of a pre-trained text encoder that is trained."""
+    """Learning rate of a pre-trained text encoder that is trained."""
     video_learning_rate: float = 1e-5
-    """Of a pre-trained video encoder that is trained."""
+    """Learning rate of a pre-trained video encoder that is trained."""
     layer_decay: float = 1.0
-    """In a pre-trained encoder that is trained, each layer learns at this times the rate of the layer above it."""
+    """Factor from the learning rate of one layer to that of the layer below it, in a pre-trained encoder that is
+    trained."""
     warmup_steps: int = 0
     """First steps over which all learning rates rise in a line from 0 to what they are."""
     schedule: Schedule = "plateau"
-    """Of the learning rates: `plateau` lowers them when the validation loss stops falling; `linear` lets them fall in a
-    line, from the end of the warm-up to 0 after `max_epochs`, as is usual where text encoders are fine-tuned."""
+    """Course of the learning rates: `plateau` lowers them when the validation loss stops falling; `linear` lets them
+    fall in a line, from the end of the warm-up to 0 after `max_epochs`, as is usual where text encoders are
+    fine-tuned."""
     plateau_factor: float = 0.1
-    """Learning rates are multiplied by it when the validation loss stops falling."""
+    """Factor of the learning rates when the validation loss stops falling."""
     plateau_patience: int = 2
-    """Epochs in a row that may pass before that without a validation loss lower by a ten-thousandth of itself."""
+    """Epochs in a row that may pass without a validation loss lower by a ten-thousandth, before the rates fall."""
     selection: Selection = "loss"
-    """Which epoch's weights are kept: that of the lowest validation `loss`, or of the highest `weighted-f1`, mean over
+    """Epoch whose weights are kept: that of the lowest validation `loss`, or of the highest `weighted-f1`, mean over
     the tasks, as is usual for MELD: the loss rises with a model's confidence when its choices still get better."""
     early_stopping_patience: int = 5
     """Epochs in a row that may pass without a better one before the run ends."""
     max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
+    """Norm to which gradients are scaled down."""
     class_weights: ClassWeights = "none"
-    """Of the losses, from the training labels: the inverse of each class's frequency, or its square root
-    (`sqrt`); mean 1 over the samples."""
+    """Weight of each class in the loss: the `inverse` of its frequency in train, or the square root of that (`sqrt`);
+    mean 1 over the samples."""
     label_smoothing: float = 0.0
     """Part of each target that is spread over all classes, 0 to below 1."""
     modality_dropout: float = 0.0
-    """Probability, in training, with which each modality of a sample is hidden from the model; never all of one."""
+    """Probability with which each modality of a training sample is hidden from the model; never all of one."""
     crop_and_flip: bool = False
-    """In training, take a random part of the picture and mirror every other clip, the same for all frames of one."""
+    """Train on random parts of the picture, every other clip mirrored, the same for all frames of a clip."""
     spec_augment: bool = False
-    """In training, hide bands of the log-mel in time and frequency (https://arxiv.org/abs/1904.08779)."""
+    """Hide bands of the log-mel in time and frequency while training (https://arxiv.org/abs/1904.08779)."""
     ema_decay: float = 0.0
-    """Validate and keep a moving average of the weights with this decay per step; 0 is without it."""
+    """Decay per step of a moving average of the weights, which is then validated and kept; 0 is without it."""
     accumulation_steps: int = 1
     """Parts in which the batch of a step is computed one after the other: so many times less memory for activations.
     Batch normalisation, of the audio branch and of a video network that is trained, then sees a part at a time."""
@@ -163,15 +175,16 @@ class TrainConfig(_Plain):
     """Algorithms that give the same bits in each run on the same kind of device, as a CPU does anyway; on a GPU slower,
     and refused where an operation has none."""
     precision: Precision = "auto"
-    """Of the forward pass: `auto` takes bf16 on a GPU that computes in it, fp16 on another, and fp32 on a CPU."""
+    """Number format of the forward pass: `auto` takes bf16 on a GPU that computes in it, fp16 on another, and fp32 on a
+    CPU."""
     seed: int = 0
-    """Of the weights, the order of samples and dropout."""
+    """Seed of the weights, the order of samples, dropout and augmentation."""
     order: OrderKind = "shuffle"
-    """Of the training samples: `shuffle`, each once in random order; `block-shuffle`, the same within blocks of shards,
-    for shards behind a network or on a slow disk; `class-balanced`, every class of the first task equally often;
-    `class-weighted`, by the square root of its frequency; `length-bucketed`, batches of texts of like length."""
+    """Order of the training samples: `shuffle`, each once in random order; `block-shuffle`, the same within blocks of
+    shards, for shards behind a network or on a slow disk; `class-balanced`, every class of the first task equally
+    often; `class-weighted`, by the square root of its frequency; `length-bucketed`, batches of texts of like length."""
     shards_per_block: int = 8
-    """With `block-shuffle`: how many shards are mixed."""
+    """Shards that the order `block-shuffle` mixes at a time."""
     num_readers: int = 2
     """Threads that fill batches; they do not change any."""
     check: bool = False
@@ -189,20 +202,18 @@ class TrainConfig(_Plain):
         for name in ("learning_rate", "text_learning_rate", "video_learning_rate", "max_grad_norm"):
             if not (getattr(self, name) > 0 and isfinite(getattr(self, name))):
                 raise ValueError(f"{name} must be a number above 0, got {getattr(self, name)}")
-        if self.plateau_patience < 0 or not 0 < self.plateau_factor < 1:
-            raise ValueError(
-                f"need patience >= 0 and 0 < factor < 1, got {self.plateau_patience}, {self.plateau_factor}"
-            )
-        if self.class_weights not in get_args(ClassWeights) or self.precision not in get_args(Precision):
-            raise ValueError(f"unknown class_weights {self.class_weights!r} or precision {self.precision!r}")
-        for name, choices in (("schedule", Schedule), ("selection", Selection)):
-            if getattr(self, name) not in get_args(choices):
-                known = ", ".join(get_args(choices))
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}, known are {known}")
+        if not 0 < self.plateau_factor < 1:
+            raise ValueError(f"plateau_factor must be above 0 and below 1, got {self.plateau_factor}")
+        for name, choices in (
+            ("class_weights", ClassWeights), ("precision", Precision), ("schedule", Schedule),
+            ("selection", Selection), ("order", OrderKind),
+        ):  # fmt: skip
+            _check_choice(name, getattr(self, name), choices)
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay must be above 0 and at most 1, got {self.layer_decay}")
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps must be at least 0, got {self.warmup_steps}")
+        for name in ("warmup_steps", "plateau_patience"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         for name in ("label_smoothing", "modality_dropout", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
@@ -211,11 +222,74 @@ class TrainConfig(_Plain):
             "class_weights": self.class_weights != "none",
         }
         if sum(corrections.values()) > 1:
-            found = " and ".join(f"{name} {getattr(self, name)}" for name, does in corrections.items() if does)
+            found = " and ".join(f"`{name}` {getattr(self, name)}" for name, does in corrections.items() if does)
             raise ValueError(f"{found} each correct for how often a class comes: choose one of them")
         if self.accumulation_steps > self.batch_size:
-            raise ValueError(f"a batch of {self.batch_size} has no {self.accumulation_steps} parts")
-        if self.order not in get_args(OrderKind):
-            raise ValueError(f"unknown order {self.order!r}, known are {', '.join(get_args(OrderKind))}")
+            what = f"accumulation_steps must be at most `batch_size`, here {self.batch_size}"
+            raise ValueError(f"{what}, got {self.accumulation_steps}")
+        if self.shards_per_block != _default(self, "shards_per_block") and self.order != "block-shuffle":
+            raise ValueError(f"shards_per_block is for the `order` block-shuffle, got {self.order}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig(_Plain):
+    """The data of a run."""
+
+    shards: str = ""
+    """Folder of shards, or its URL; empty where `--shards` gives it. A run writes it as an absolute path."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeConfig(_Plain):
+    """What `mmsent encode` makes of shards."""
+
+    modalities: tuple[Modality, ...] = ("video", "text")
+    """Modalities to encode; the others keep their arrays. Audio is encoded by a run's encoder alone (`--run`)."""
+    batch_size: int = 32
+    """Samples that are encoded at a time."""
+    precision: Precision = "auto"
+    """Number format of the forward pass: `auto` takes bf16 on a GPU that computes in it, fp16 on another, and fp32 on a
+    CPU."""
+
+    def __post_init__(self) -> None:
+        if not self.modalities or list(self.modalities) != [name for name in MODALITIES if name in self.modalities]:
+            got = ", ".join(self.modalities) or "none"
+            raise ValueError(f"modalities must be some of {', '.join(MODALITIES)}, in this order, got {got}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        _check_choice("precision", self.precision, Precision)
+
+
+def check_together(model: ModelConfig, train: TrainConfig) -> None:
+    """Refuse a training run that asks for what its model has no use for.
+
+    Raises:
+        ValueError: naming both fields.
+    """
+    for name in ("text", "video"):
+        field = f"{name}_learning_rate"
+        if name not in model.train_encoders and getattr(train, field) != _default(train, field):
+            raise ValueError(f"{field} is for a trained {name} encoder, which `train_encoders` does not name")
+    if train.layer_decay != _default(train, "layer_decay") and not model.train_encoders:
+        raise ValueError("layer_decay is for trained encoders, of which `train_encoders` names none")
+    for field, wanted, name in (
+        ("crop_and_flip", train.crop_and_flip, "video"),
+        ("spec_augment", train.spec_augment, "audio"),
+    ):
+        if wanted and name not in model.modalities:
+            raise ValueError(f"{field} is for {name}, which `modalities` leaves out")
+    if train.modality_dropout and len(model.modalities) == 1:
+        raise ValueError("modality_dropout never hides the only modality there is")
+
+
+def _default(config: Any, name: str) -> object:
+    """Return the default of a field."""
+    [default] = [item.default for item in fields(config) if item.name == name]
+    return default
+
+
+def _check_choice(name: str, value: str, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}")

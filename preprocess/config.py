@@ -53,47 +53,50 @@ class PreprocessConfig:
     num_frames: int = 16
     """Frames per clip, evenly spaced in time over the whole clip; a shorter clip repeats its last one."""
     height: int = 112
-    """Of a frame in pixels; the whole picture is scaled to it, nothing is cropped."""
+    """Height of a frame in pixels; the whole picture is scaled to it, nothing is cropped."""
     width: int = 112
-    """Of a frame in pixels."""
+    """Width of a frame in pixels."""
     sampling: Sampling = "uniform-time"
-    """Which frames: evenly spaced over the whole clip, or the `first` ones, as tutorials take them."""
+    """Frames that are taken: evenly spaced over the whole clip, or the `first` ones, as tutorials take them."""
     storage: Storage = "raw"
-    """Of frames: as they are, or as one JPEG per sample, which is smaller and has to be decoded while training."""
+    """Form of the frames: `raw` values, or one `jpeg` per sample, which is smaller and has to be decoded while
+    training."""
     jpeg_quality: int = 90
-    """1 to 100; without effect on raw storage."""
+    """JPEG quality, 1 to 100; without effect on raw storage."""
     num_hops: int = 300
     """Columns of the log-mel kept from the start of the sound; 300 are 9.6 s."""
     sample_rate: int = 16_000
-    """Of the mono waveform, in Hz."""
+    """Rate of the mono waveform, in Hz."""
     n_fft: int = 1024
     """Window of the spectrogram, in waveform values."""
     hop_length: int = 512
-    """Between two columns of the spectrogram, in waveform values."""
+    """Distance of two columns of the spectrogram, in waveform values."""
     num_mels: int = 64
     """Rows of the log-mel."""
     scale: Scale = "log"
-    """Of the spectrogram: the natural logarithm of mel power, or the power less its mean and by its deviation."""
+    """Scale of the spectrogram: the natural logarithm of mel power, or the power less its mean and by its deviation."""
     log_epsilon: float = 1e-6
     """Added to the power before the logarithm, so that digital silence is finite."""
     text_encoder: str = DEFAULT_TEXT_ENCODER
-    """Whose tokenizer: a Hugging Face name, a local folder, or `scratch` for one learned from the training texts."""
+    """Text encoder whose tokenizer is taken: a Hugging Face name, a local folder, or `scratch` for one learned from the
+    training texts."""
     max_tokens: int = 128
-    """Tokens kept of a transcript, special tokens included. MELD's longest has 95 (bert-base-uncased)."""
+    """Tokens kept of a transcript, special tokens included. MELD's longest has 95 (bert-base-uncased). On the command
+    line and in files, where it is left out, 32 for each of `context_utterances` and one more, if that is above 128."""
     context_utterances: int = 0
     """Earlier utterances of the dialogue whose lines stand before an utterance's own in its tokens; 0 for none."""
     samples_per_shard: int = 128
     """Rows in a shard; fixed, so that the plan of a split does not depend on what decoding finds."""
     test_clips: TestClips = "auto"
-    """For a test row with a `final_videos_test*` twin: the file whose duration fits the annotation better, the twin
+    """File of a test row with a `final_videos_test*` twin: the one whose duration fits the annotation better, the twin
     (`corrected`), or never the twin (`plain`)."""
     decoder: Decoder = "decord"
     """`decord` decodes every frame, and PyAV takes over where it refuses, crashes, hangs or is known to be wrong;
     `pyav` alone decodes only what the chosen frames need. Both choose the same frames and scale them alike."""
     clip_timeout_seconds: float = 60.0
-    """After which a clip's decoder is killed; 10 s more per megabyte of the file, since a long clip takes longer."""
+    """Seconds after which a clip's decoder is killed, and 10 more per megabyte of the file."""
     max_failed_fraction: float = 0.1
-    """A split is refused when more of its rows than this have no picture: a wrong folder, not a few bad clips."""
+    """Fraction of a split's rows without picture above which it is refused: a wrong folder, not a few bad clips."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -122,13 +125,12 @@ class PreprocessConfig:
                 f"{self.num_frames} frames of {self.height}x{self.width} are too many for one JPEG of at most 65,535 "
                 "pixels: take fewer or smaller frames, or raw storage"
             )
-        for name, choices in (("sampling", Sampling), ("storage", Storage), ("scale", Scale)):
+        for name, choices in (
+            ("sampling", Sampling), ("storage", Storage), ("scale", Scale), ("decoder", Decoder),
+            ("test_clips", TestClips),
+        ):  # fmt: skip
             if getattr(self, name) not in get_args(choices):
-                raise ValueError(f"{name} must be one of {get_args(choices)}, got {getattr(self, name)!r}")
-        if self.decoder not in get_args(Decoder):
-            raise ValueError(f"decoder must be one of {get_args(Decoder)}, got {self.decoder!r}")
-        if self.test_clips not in get_args(TestClips):
-            raise ValueError(f"test_clips must be one of {get_args(TestClips)}, got {self.test_clips!r}")
+                raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {getattr(self, name)!r}")
 
     def video_spec(self, *, decoder_version: str, encoder_version: str) -> VideoSpec:
         """Return how frames are made under this config."""

@@ -43,7 +43,7 @@ def measured(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[su
     """A run with all that it can measure, and the chart it drew."""
     root = tmp_path_factory.mktemp("raw")
     meld = write_meld(root / "meld", train=3, dev=0, test=0)
-    arguments = ("--raw", meld, "--plot", root / "chart.png", "--readers", "3")
+    arguments = ("--raw", meld, "--plot", root / "chart.png", "--set", "train.num_readers=3")
     return mmsent("bench", "--shards", shards, *SCRATCH, *TINY, *arguments), root / "chart.png"
 
 
@@ -162,7 +162,7 @@ def test_shards_that_are_not_there_are_an_error_before_anything_is_measured(tmp_
         ("--shards", "s", "--seconds", "0"),
         ("--shards", "s", "--seconds", "nan"),
         ("--shards", "s", "--batch-size", "0"),
-        ("--shards", "s", "--readers", "0"),
+        ("--shards", "s", "--set", "train.num_readers=0"),
         ("--shards", "s", "--precision", "int4"),
         ("--shards", "s", "--plot", "chart.txt"),
         ("--shards", "s", "--plot", "chart"),

@@ -11,7 +11,16 @@ from mmsent.model.video_encoder import load_video_model
 from tests.support.commands import ROOT, mmsent
 
 MELD_MINI = ROOT.parent / "shared" / "meld-mini"
-SMALL = ("--frames", "4", "--size", "32x32", "--hops", "100", "--samples-per-shard", "5")
+SMALL = (
+    "--frames",
+    "4",
+    "--size",
+    "32x32",
+    "--set",
+    "preprocess.num_hops=100",
+    "--set",
+    "preprocess.samples_per_shard=5",
+)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,18 @@ from mmsent.runs.checkpoint import checkpoint_paths
 from tests.support.commands import ROOT, mmsent, start_mmsent
 
 MELD_MINI = ROOT.parent / "shared" / "meld-mini"
-SMALL = ("--text-encoder", "scratch", "--frames", "4", "--size", "32x32", "--hops", "100", "--samples-per-shard", "5")
+SMALL = (
+    "--text-encoder",
+    "scratch",
+    "--frames",
+    "4",
+    "--size",
+    "32x32",
+    "--set",
+    "preprocess.num_hops=100",
+    "--set",
+    "preprocess.samples_per_shard=5",
+)
 TRAIN = ("--text-encoder", "scratch", "--video-weights", "none", "--batch-size", "8", "--precision", "fp32")
 
 
@@ -104,7 +115,7 @@ def test_scores_come_with_figures_and_the_baseline(shards: Path, tmp_path: Path)
 @pytest.mark.slow
 def test_a_checkpoint_of_other_shards_is_refused(demo: Path, shards: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    longer = ("--text-encoder", "scratch", "--frames", "5", "--size", "32x32", "--hops", "100")
+    longer = ("--text-encoder", "scratch", "--frames", "5", "--size", "32x32", "--set", "preprocess.num_hops=100")
     assert mmsent("preprocess", demo, "--out", other, *longer).returncode == 0
     run = tmp_path / "run"
     trained = mmsent("train", "--shards", shards, "--out", run, *TRAIN, "--epochs", "1", "--modalities", "text")

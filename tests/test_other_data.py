@@ -12,7 +12,7 @@ from tests.support.clips import write_clip, write_numbered_clip
 from tests.support.commands import mmsent
 from tests.support.tables import emorynlp_row, own_row, write_table
 
-SMALL = ("--text-encoder", "scratch", "--frames", "4", "--size", "32x32", "--hops", "24")
+SMALL = ("--text-encoder", "scratch", "--frames", "4", "--size", "32x32", "--set", "preprocess.num_hops=24")
 TRAIN = ("--text-encoder", "scratch", "--video-weights", "none", "--epochs", "1", "--batch-size", "4")
 ROWS = {"train": 8, "dev": 4, "test": 4}
 

@@ -16,7 +16,7 @@ from tests.support.samples import make_sample, make_spec, write_split
 SPEC = make_spec(num_frames=2, size=16, num_mels=8, num_hops=24)
 SIZES = {"train": 24, "dev": 5, "test": 7}
 TRAIN = ("--text-encoder", "scratch", "--modalities", "audio,text", "--batch-size", "4", "--precision", "fp32")
-BLOCKS = ("--order", "block-shuffle", "--shards-per-block", "2", "--readers", "2")
+BLOCKS = ("--set", "train.order=block-shuffle", "--set", "train.shards_per_block=2", "--set", "train.num_readers=2")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def assert_same_run(got: Path, expected: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("order", [BLOCKS, ("--order", "shuffle")], ids=["block-shuffle", "shuffle"])
+@pytest.mark.parametrize("order", [BLOCKS, ("--set", "train.order=shuffle")], ids=["block-shuffle", "shuffle"])
 def test_training_and_scoring_by_url_is_as_from_the_folder(
     shards: Path, tmp_path: Path, order: tuple[str, ...]
 ) -> None:
@@ -73,7 +73,7 @@ def test_a_run_killed_within_an_epoch_of_blocks_and_resumed_ends_as_one_never_ki
     shards: Path, tmp_path: Path, scheme: str
 ) -> None:
     arguments: tuple[str | Path, ...] = ("train", "--shards", f"{scheme}{shards}", *TRAIN, *BLOCKS)
-    arguments = (*arguments, "--epochs", "3", "--checkpoint-steps", "2")
+    arguments = (*arguments, "--epochs", "3", "--set", "train.checkpoint_steps=2")
     if scheme:
         arguments = (*arguments, "--cache", tmp_path / "cache", "--cache-size", "0.001")
     whole = mmsent(*arguments, "--out", tmp_path / "whole")

@@ -62,12 +62,12 @@ def test_a_run_killed_and_signalled_again_and_again_ends_as_one_never_stopped(
         *options,
         "--epochs",
         "12",
-        "--checkpoint-steps",
-        "7",
-        "--ema-decay",
-        "0.99",
-        "--patience",
-        "99",
+        "--set",
+        "train.checkpoint_steps=7",
+        "--set",
+        "train.ema_decay=0.99",
+        "--set",
+        "train.early_stopping_patience=99",
     )
     whole = mmsent(*arguments, "--out", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
@@ -154,7 +154,7 @@ def test_a_second_ctrl_c_quits_at_once(large: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_signal_while_the_encoders_are_compiled_saves_within_seconds(large: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    options = (*OPTIONS, "--batch-size", "2", "--epochs", "1", "--compile")
+    options = (*OPTIONS, "--batch-size", "2", "--epochs", "1", "--set", "train.compile=true")
     process = start_mmsent("train", "--shards", large, *options, "--out", run)
     while not (run / "run.json").exists():
         assert process.poll() is None, process.communicate()[0]

@@ -70,7 +70,7 @@ def _start(setting: Setting, shards: Path, way: str, kind: str, *, resume: bool 
     run = setting.scratch / "runs" / f"{way}-{kind}"
     run.parent.mkdir(exist_ok=True)
     options = _options(setting, shards, run)
-    options += ["--deterministic"] * (way == "deterministic") + ["--resume"] * resume
+    options += ["--set", "train.deterministic=true"] * (way == "deterministic") + ["--resume"] * resume
     log = run.with_suffix(".resumed.log" if resume else ".log")
     with log.open("wb") as output:
         process = subprocess.Popen([*_COMMAND, *options], stdout=output, stderr=output, env=_environment())
@@ -80,9 +80,9 @@ def _start(setting: Setting, shards: Path, way: str, kind: str, *, resume: bool 
 def _options(setting: Setting, shards: Path, run: Path, *, batch_size: int = 16) -> list[str]:
     return [
         "train", "--shards", str(shards), "--out", str(run), "--text-encoder", str(setting.text_encoder()),
-        "--video-encoder", setting.sizes.video_encoder, "--video-weights", str(setting.video_weights()),
+        "--set", f"model.video_encoder={setting.sizes.video_encoder}", "--video-weights", str(setting.video_weights()),
         "--train-encoders", "video,text", "--epochs", str(_EPOCHS), "--batch-size", str(batch_size),
-        "--checkpoint-steps", "4",
+        "--set", "train.checkpoint_steps=4",
     ]  # fmt: skip
 
 
@@ -147,6 +147,6 @@ def _out_of_memory(setting: Setting, shards: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", program, *options], capture_output=True, text=True, env=_environment(), check=False
     )
-    words = ("256", "--accumulation-steps", "bf16", "more were asked for")
+    words = ("256", "train.accumulation_steps=", "bf16", "more were asked for")
     named = done.returncode == 1 and "Traceback" not in done.stderr and all(word in done.stderr for word in words)
     setting.report.add("runs", "out of memory", said=done.stderr.strip()[-600:], holds=named)

@@ -58,7 +58,7 @@ def other_precisions(setting: Setting) -> None:
 
 
 def compiled(setting: Setting) -> None:
-    """Time `--compile`, on a GPU: what a CPU compiles says nothing of it and takes minutes."""
+    """Time `train.compile`, on a GPU: what a CPU compiles says nothing of it and takes minutes."""
     if setting.device.type != "cuda":
         setting.report.skip("compile: there is no GPU")
         return

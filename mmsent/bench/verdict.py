@@ -80,16 +80,17 @@ def _training(headroom: Timing, fed: Timing, best: Timing, ours: list[Timing]) -
     if now.median > 2 * headroom.median:
         spare = now.median / headroom.median
         lines.append(
-            f"The loader alone gives {three_figures(spare)} times what the model takes, so more `--readers` do not "
+            f"The loader alone gives {three_figures(spare)} times what the model takes, so more readers do not "
             "help: it and the model compete for the processor, or the shards are not in memory yet. Leave the loader a "
             f"core (`OMP_NUM_THREADS`), or {_SMALLER}."
         )
     elif best.num_readers != now.num_readers and best.times(now) >= _NOTABLE:
         lines.append(
-            f"Give `mmsent train` `--readers {best.num_readers}`, which loads {best.times(now):.1f} times as fast."
+            f"Give `mmsent train` `--set train.num_readers={best.num_readers}`, which loads "
+            f"{best.times(now):.1f} times as fast."
         )
     else:
-        lines.append(f"Other numbers of `--readers` do not help: {_SMALLER}.")
+        lines.append(f"Other numbers of readers (`train.num_readers`) do not help: {_SMALLER}.")
     return lines
 
 

@@ -44,7 +44,7 @@ def training_memory_named(config: TrainConfig, precision: ResolvedPrecision) -> 
     choices = []
     if config.accumulation_steps < config.batch_size:
         more = min(config.batch_size, 2 * config.accumulation_steps)
-        choices.append(f"pass `--accumulation-steps {more}`, which computes the same batch in {more} parts")
+        choices.append(f"pass `--set train.accumulation_steps={more}`, which computes the same batch in {more} parts")
     if config.batch_size > 1:
         choices.append(f"pass a smaller `--batch-size`, {config.batch_size // 2} say")
     if precision == "fp32":

@@ -18,6 +18,7 @@ from mmsent.compute.memory import device_memory_named
 from mmsent.compute.precision import ResolvedPrecision, autocast
 from mmsent.config import ModelConfig
 from mmsent.errors import CheckpointError, EncoderError
+from mmsent.model.checks import config_for
 from mmsent.model.multimodal import MultimodalModel
 from mmsent.model.weights import weights_sha256
 from mmsent.runs.checkpoint import check_fit, load_checkpoint, restore_model
@@ -87,8 +88,8 @@ class FrozenEncoders:
             then = "give the raw shards, or leave it out of `--modalities`"
             raise SpecMismatchError(describe(what, file=split.source.location, then=then))
         if isinstance(encoders, Pretrained):
-            _check_pretrained(encoders.config)
-            config = encoders.config
+            config = config_for(encoders.config, split.spec)
+            _check_pretrained(config)
             model = MultimodalModel(config, spec=split.spec, label_sets=split.label_sets, pretrained=True)
         else:
             path = encoders.directory / BEST

@@ -1,10 +1,11 @@
 """Refusals of shards that do not fit a model, before anything heavy is loaded."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
-from mmsent.config import ModelConfig
+from mmsent.config import OF_SHARDS, ModelConfig
 from mmsent.errors import EncoderError
 from mmsent.model.text_encoder import load_text_model
 from mmsent.model.video_encoder import load_video_model
@@ -13,7 +14,22 @@ from shards.errors import describe
 from shards.schema import Modality
 from shards.spec import Encoding, FeatureSpec, TextSpec
 
-__all__ = ["check_encoded_weights", "check_encoding", "check_tokenizer"]
+__all__ = ["check_encoded_weights", "check_encoding", "check_tokenizer", "config_for"]
+
+
+def config_for(config: ModelConfig, spec: FeatureSpec) -> ModelConfig:
+    """Return a config that names its text encoder: where it leaves that to the shards, the one of their tokenizer.
+
+    Raises:
+        EncoderError: if that starts from random weights and the config names it among those to train as well.
+    """
+    if config.text_encoder != OF_SHARDS:
+        return config
+    try:
+        return replace(config, text_encoder=spec.text.tokenizer)
+    except ValueError as exc:
+        what = f"the shards were tokenized for text encoder {spec.text.tokenizer!r}: {exc}"
+        raise EncoderError(describe(what, then="leave text out of `--train-encoders`")) from exc
 
 
 def check_encoding(name: Modality, config: ModelConfig, encoding: Encoding) -> None:
@@ -33,11 +49,15 @@ def check_encoding(name: Modality, config: ModelConfig, encoding: Encoding) -> N
     wanted = {"video": str(config.video_encoder), "text": _tokenizer_name(config.text_encoder)}
     if name in wanted and wanted[name] != _tokenizer_name(encoding.encoder):
         what = f"the shards hold {name} as outputs of {encoding.encoder!r}, the model asks for {wanted[name]!r}"
-        then = f"pass `--{name}-encoder {encoding.encoder}`, or give the shards that were encoded"
+        remedy = {
+            "video": f"--set model.video_encoder={encoding.encoder}",
+            "text": f"--text-encoder {encoding.encoder}",
+        }
+        then = f"pass `{remedy[name]}`, or give the shards that were encoded"
         raise EncoderError(describe(what, then=then))
     if name == "text" and encoding.pooling != config.text_pooling:
         what = f"the shards hold text pooled by {encoding.pooling!r}, the model asks for {config.text_pooling!r}"
-        then = f"pass `--text-pooling {encoding.pooling}`, or give the shards that were encoded"
+        then = f"pass `--set model.text_pooling={encoding.pooling}`, or give the shards that were encoded"
         raise EncoderError(describe(what, then=then))
 
 
@@ -73,7 +93,7 @@ def check_tokenizer(text_encoder: str, spec: TextSpec) -> None:
     if _tokenizer_name(text_encoder) != spec.tokenizer:
         what = f"the shards were tokenized for text encoder {spec.tokenizer!r}, the model asks for {text_encoder!r}"
         then = (
-            f"pass `--text-encoder {spec.tokenizer}`, "
+            "leave out `--text-encoder`, which takes that of the shards, "
             f"or make shards with `mmsent preprocess --text-encoder {text_encoder}`"
         )
         raise EncoderError(describe(what, then=then))

@@ -75,7 +75,7 @@ def _layers(backbone: nn.Module, name: str) -> tuple[list[str], set[str]]:
         where = next((path for path in _LISTS if isinstance(paths.get(path), nn.ModuleList | nn.Sequential)), None)
         if where is None:
             what = f"it is not known which layers the {name} encoder {type(backbone).__name__} has"
-            raise EncoderError(describe(what, then="train it at one rate: `--layer-decay 1`"))
+            raise EncoderError(describe(what, then="train it at one rate: `--set train.layer_decay=1`"))
         numbers = [number for number, _ in paths[where].named_children()]
         prefixes, last = [f"{where}.{number}." for number in numbers], where.partition(".")[0]
     return prefixes, set(children[children.index(last) + 1 :])

@@ -16,7 +16,7 @@ from mmsent.config import ModelConfig
 from mmsent.errors import EncoderError
 from mmsent.model.audio_encoder import AUDIO_WIDTH, AudioBackbone, AudioEncoder
 from mmsent.model.channels_last import use_channels_last
-from mmsent.model.checks import check_encoded_weights, check_encoding, check_tokenizer
+from mmsent.model.checks import check_encoded_weights, check_encoding, check_tokenizer, config_for
 from mmsent.model.fusion import DialogueGru, GatedFusion
 from mmsent.model.text_encoder import TextEncoder, load_text_model
 from mmsent.model.video_encoder import RESNETS, VideoEncoder, check_clip_size, load_video_model
@@ -58,7 +58,7 @@ class MultimodalModel(nn.Module):
             EncoderError: if an encoder cannot be had or does not fit the samples.
         """
         super().__init__()
-        self.config = config
+        self.config = config = config_for(config, spec)
         encoded = spec.encoded
         self._encoded = frozenset(name for name in config.modalities if name in encoded)
         raw = [name for name in config.modalities if name not in self._encoded]
@@ -194,7 +194,7 @@ class MultimodalModel(nn.Module):
                 compiled += 1
         if not compiled:
             what = "there is nothing to compile: the model has no backbone of text, and none of video that is trained"
-            raise EncoderError(describe(what, then="leave out `--compile`"))
+            raise EncoderError(describe(what, then="take `--set train.compile=true` back"))
 
     def text_config(self) -> dict[str, Any] | None:
         """Return the Hugging Face config of the text encoder, with which a checkpoint is rebuilt without a network."""

@@ -186,8 +186,9 @@ def _pretrained(name: str, *, pooling: TextPooling) -> Any:
     except (OSError, ValueError) as exc:  # no network, no such model, no such folder: all are one of these
         reason = str(exc).strip().splitlines() or [type(exc).__name__]
         then = (
-            f"with a network, run `hf download {name}` once; or give a local folder; "
-            f"or train a small one with `--text-encoder {SCRATCH}` (on shards made with it)"
+            f"with a network, run `hf download {name}` once; or, of a local folder, which shards know by its name "
+            f"alone, give the path by `--text-encoder PATH`; or train a small one on shards made with "
+            f"`--text-encoder {SCRATCH}`"
         )
         what = f"the text encoder {name!r} is neither a folder here nor to be had from the Hugging Face hub"
         raise EncoderError(describe(f"{what} ({reason[0]})", then=then)) from exc
@@ -208,7 +209,7 @@ def _pretrained(name: str, *, pooling: TextPooling) -> Any:
 
 
 def _no_pooler(name: str, what: str) -> str:
-    return describe(f"text encoder {name!r} {what}", then="pass `--text-pooling mean`, or `--text-pooling cls`")
+    return describe(f"text encoder {name!r} {what}", then="pass `--set model.text_pooling=mean`, or `cls`")
 
 
 def _check_architecture(config: Any, name: str) -> None:

@@ -7,8 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mmsent.compute.distributed import ALONE, World
-from mmsent.config import ModelConfig, TrainConfig
+from mmsent.config import DataConfig, ModelConfig, TrainConfig, check_together
 from mmsent.errors import CheckpointError, TrainingError
+from mmsent.model.checks import config_for
 from mmsent.runs.checkpoint import (
     CHECKPOINTS,
     Checkpoint,
@@ -17,6 +18,7 @@ from mmsent.runs.checkpoint import (
     load_checkpoint,
     save_frozen,
 )
+from mmsent.runs.config_toml import CONFIG, config_toml
 from mmsent.runs.folder import last_checkpoint, prepared_folder
 from mmsent.runs.history import RUN, EpochResult, StepInfo, TrainResult
 from mmsent.training.trainer import Trainer
@@ -25,6 +27,7 @@ from shards.files import publish
 from shards.reading.split import Split
 from shards.splits import split_sources
 from shards.storage.cache import ShardCache
+from shards.storage.url_folder import is_url
 
 __all__ = ["train"]
 
@@ -76,7 +79,9 @@ def train(
         EncoderError: if a pre-trained encoder cannot be had.
         CheckpointError: if the last checkpoint is damaged or cannot be written.
         OutputBusyError: if another process trains in `run`.
+        ValueError: if the configs do not go together.
     """
+    check_together(model_config, train_config)
     splits = split_sources(shards, cache=cache)
     if missing := [name for name in ("train", "dev") if name not in splits]:
         what = f"training needs the splits train and dev; missing: {', '.join(missing)}"
@@ -88,6 +93,7 @@ def train(
         what = f"the splits were not made alike (train against dev): {'; '.join(differences)}"
         raise SpecMismatchError(describe(what, file=shards, then="make both with the same `mmsent preprocess`"))
     _check_augmentation(train_config, train_split)
+    model_config = config_for(model_config, train_split.spec)
     last = _last_of_all(run, resume=resume, world=world)
     if last is None:
         trainer = Trainer.new(
@@ -108,12 +114,12 @@ def train(
 
 def _check_augmentation(config: TrainConfig, split: Split) -> None:
     """Refuse to augment what is no picture and no log-mel any more."""
-    options = {"video": ("--crop-and-flip", config.crop_and_flip), "audio": ("--spec-augment", config.spec_augment)}
+    keys = {"video": ("crop_and_flip", config.crop_and_flip), "audio": ("spec_augment", config.spec_augment)}
     for name in split.spec.encoded:
-        option, wanted = options.get(name, ("", False))
+        key, wanted = keys.get(name, ("", False))
         if wanted:
-            what = f"{option} is for {name} as it was, the shards hold what an encoder made of it"
-            then = f"leave {option} out, or give the shards that were encoded"
+            what = f"train.{key} is for {name} as it was, the shards hold what an encoder made of it"
+            then = f"leave `train.{key}` out, or give the shards that were encoded"
             raise TrainingError(describe(what, file=split.source.location, then=then))
 
 
@@ -164,9 +170,10 @@ def _say_what_encode_would_spare(trainer: Trainer) -> None:
 
 
 def _write_run(run: Path, shards: str | Path, split: Split, trainer: Trainer) -> None:
-    """Write how the run is trained from now on: what a person wants to know of it without opening a checkpoint."""
+    """Write how the run is trained from now on: run.json for whoever wants to know, config.toml to repeat it with."""
+    where = str(shards) if is_url(str(shards)) else str(Path(shards).absolute())
     value = {
-        "shards": str(shards),
+        "shards": where,
         "device": trainer.device.type,
         "precision": trainer.precision,
         "world_size": trainer.world.size,
@@ -177,3 +184,6 @@ def _write_run(run: Path, shards: str | Path, split: Split, trainer: Trainer) ->
         "versions": {name: version(name) for name in ("torch", "torchvision", "transformers")},
     }
     publish(run / RUN, (json.dumps(value, indent=1) + "\n").encode())
+    data = DataConfig(shards=where)
+    configs = {"data": data, "model": trainer.model.config, "train": trainer.config}
+    publish(run / CONFIG, config_toml({name: config.to_json() for name, config in configs.items()}).encode())

@@ -221,5 +221,6 @@ def check_failures(split: DatasetSplit, failed: list[str], config: PreprocessCon
             f"{len(failed)} of {len(split.utterances)} rows of {split.name} {why} "
             f"({fraction:.0%}, allowed are {config.max_failed_fraction:.0%}): {', '.join(failed[:3])}, …"
         )
-        then = f"check the clips, or accept it with `--max-failed-fraction {min(1.0, round(fraction + 0.01, 2))}`"
+        enough = min(1.0, round(fraction + 0.01, 2))
+        then = f"check the clips, or accept it with `--set preprocess.max_failed_fraction={enough}`"
         raise DatasetError(describe(what, file=split.clip_folder or split.csv, then=then))

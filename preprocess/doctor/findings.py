@@ -142,9 +142,9 @@ DETECTORS: Mapping[str, Detector] = {
         "warning", "rows that share one clip's bytes", "The same footage under two labels, or in two splits."
     ),
     "twin-fits": _d(
-        "note", "twin that fits the annotation better", "Used instead of the plain clip (`--test-clips auto`)."
+        "note", "twin that fits the annotation better", "Used instead of the plain clip (`preprocess.test_clips`)."
     ),
-    "twin-does-not-fit": _d("note", "twin that fits no better", "The plain clip is used (`--test-clips auto`)."),
+    "twin-does-not-fit": _d("note", "twin that fits no better", "The plain clip is used (`preprocess.test_clips`)."),
     # What a header says of a clip.
     "duration-mismatch": _d(
         "warning", "clip as long as its row says not", "Another scene, or cut elsewhere: the label may not be of it."

@@ -61,11 +61,14 @@ def check_dialogues(dialogues: NDArray[np.uint64], *, where: str) -> None:
     known = dialogues[dialogues != 0]
     if not len(known):
         what = "the samples of the split do not say which dialogue they are of"
-        raise ShardError(describe(what, file=where, then="train without dialogues: `--dialogue-turns 1`"))
+        raise ShardError(describe(what, file=where, then="train without dialogues: `--set model.dialogue_turns=1`"))
     starts = np.flatnonzero((dialogues[1:] != dialogues[:-1]) & (dialogues[1:] != 0)) + 1
     num_pieces = len(starts) + int(dialogues[0] != 0)
     num_dialogues = len(np.unique(known))
     if num_pieces != num_dialogues:
         what = f"{num_dialogues} dialogues of the split lie in {num_pieces} pieces: their order cannot be told"
-        then = "sort the annotations by dialogue and turn and make the shards again, or train with `--dialogue-turns 1`"
+        then = (
+            "sort the annotations by dialogue and turn and make the shards again, "
+            "or train with `--set model.dialogue_turns=1`"
+        )
         raise ShardError(describe(what, file=where, then=then))

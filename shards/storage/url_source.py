@@ -115,7 +115,10 @@ class UrlShards:
         if needed > max_bytes:
             need = f"this order needs up to {max_open} shards at a time, {needed:,} bytes"
             gigabytes = math.ceil(needed / 1e6) / 1e3
-            then = f"give at least `--cache-size {gigabytes}`, or `--order block-shuffle` with few `--shards-per-block`"
+            then = (
+                f"give at least `--cache-size {gigabytes}`, or `--set train.order=block-shuffle` "
+                "with few `train.shards_per_block`"
+            )
             raise CacheFullError(
                 describe(f"{need}; the cache may hold {max_bytes:,}", file=self._folder.url, then=then)
             )

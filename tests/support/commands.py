@@ -18,9 +18,14 @@ __all__ = [
 COMMAND = (sys.executable, "-c", "import sys; sys.argv[0] = 'mmsent'; from cli import main; main()")
 
 
-def mmsent(*arguments: str | Path, timeout: float = 600, fresh: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run `mmsent` with arguments and return what it printed and its exit code; `fresh` starts it from nothing."""
-    with start_python(*COMMAND[1:], *map(str, arguments), fresh=fresh) as process:
+def mmsent(
+    *arguments: str | Path, timeout: float = 600, cwd: Path | None = None, fresh: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run `mmsent` with arguments, in a folder if one is given, and return what it printed and its exit code.
+
+    `fresh` starts it from nothing.
+    """
+    with start_python(*COMMAND[1:], *map(str, arguments), cwd=cwd, fresh=fresh) as process:
         try:
             output, errors = process.communicate(timeout=timeout)
         except BaseException:

@@ -140,7 +140,7 @@ def test_under_torchrun_a_signal_saves_and_the_run_goes_on(shards: Path, encoder
     run = tmp_path / "run"
     command = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", *COMMAND)
     train = ("train", "--shards", shards, "--out", run, "--text-encoder", encoder, "--modalities", "audio,text")
-    options = ("--batch-size", "2", "--precision", "fp32", "--checkpoint-steps", "100000")
+    options = ("--batch-size", "2", "--precision", "fp32", "--set", "train.checkpoint_steps=100000")
     [launcher] = start_ranks(1, *train, *options, "--epochs", "100000", command=command)
     while not (run / "history.json").exists():
         assert launcher.poll() is None, launcher.communicate()

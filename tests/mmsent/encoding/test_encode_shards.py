@@ -523,8 +523,8 @@ def test_progress_is_told_by_split_in_samples(shards: Path, tmp_path: Path, enco
 @pytest.mark.slow
 def test_the_command_says_what_it_made_and_what_to_run_next(shards: Path, tmp_path: Path, encoders: Encoders) -> None:
     command = ["encode", "--shards", str(shards), "--out", str(tmp_path / "out"), "--batch-size", "2"]
-    command += ["--text-encoder", str(encoders.text), "--text-pooling", "mean"]
-    command += ["--video-encoder", "mc3_18", "--video-weights", str(encoders.video)]
+    command += ["--text-encoder", str(encoders.text), "--set", "model.text_pooling=mean"]
+    command += ["--set", "model.video_encoder=mc3_18", "--video-weights", str(encoders.video)]
     done = mmsent(*command)
     assert done.returncode == 0, done.stderr
     assert "9 samples encoded in" in done.stdout

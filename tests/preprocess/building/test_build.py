@@ -542,7 +542,16 @@ def test_a_run_that_died_while_it_claimed_its_folder_can_be_repeated(
 
 def command(meld: Path, out: Path, *options: str) -> list[str]:
     arguments = [str(meld), "--out", str(out), "--text-encoder", "scratch", "--frames", "4", "--size", "32x64"]
-    arguments += ["--hops", "24", "--samples-per-shard", "3", "--max-failed-fraction", "1", "--workers", "2"]
+    arguments += [
+        "--set",
+        "preprocess.num_hops=24",
+        "--set",
+        "preprocess.samples_per_shard=3",
+        "--set",
+        "preprocess.max_failed_fraction=1",
+        "--workers",
+        "2",
+    ]
     return [sys.executable, "-c", "from cli import main; main()", "preprocess", *arguments, *options]
 
 

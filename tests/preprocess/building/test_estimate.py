@@ -126,10 +126,10 @@ def test_the_command_refuses_what_the_run_would_refuse(meld: Path, tmp_path: Pat
         return mmsent("preprocess", meld, "--out", tmp_path / "out", *asked)
 
     assert "1 of 7 rows of train have no clip" in dry_run().stderr
-    refused = dry_run("--max-failed-fraction", "1")
+    refused = dry_run("--set", "preprocess.max_failed_fraction=1")
     assert refused.returncode == 1
     assert "every picture would be decoded again" in refused.stderr
-    assert dry_run("--max-failed-fraction", "1", "--remake").returncode == 0
+    assert dry_run("--set", "preprocess.max_failed_fraction=1", "--remake").returncode == 0
 
 
 def test_the_command_says_it_as_a_table_and_as_json(meld: Path, tmp_path: Path) -> None:
@@ -142,8 +142,8 @@ def test_the_command_says_it_as_a_table_and_as_json(meld: Path, tmp_path: Path) 
         "--dry-run",
         "--workers",
         "1",
-        "--max-failed-fraction",
-        "1",
+        "--set",
+        "preprocess.max_failed_fraction=1",
     )
     table = mmsent("preprocess", *options)
     assert table.returncode == 0, table.stderr

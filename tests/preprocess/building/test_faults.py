@@ -64,9 +64,24 @@ def write_damaged(root: Path, num_rows: int) -> dict[str, str]:
 
 
 def preprocess(meld: Path, out: Path, *, workers: int = 2) -> list[str | Path]:
-    options = ["--text-encoder", "scratch", "--frames", "4", "--size", "32x32", "--hops", "24"]
-    options += ["--samples-per-shard", str(SAMPLES_PER_SHARD), "--max-failed-fraction", "1", "--workers", str(workers)]
-    return ["preprocess", meld, "--out", out, "--clip-timeout", str(TIMEOUT_SECONDS), *options]
+    options = ["--text-encoder", "scratch", "--frames", "4", "--size", "32x32", "--set", "preprocess.num_hops=24"]
+    options += [
+        "--set",
+        f"preprocess.samples_per_shard={SAMPLES_PER_SHARD}",
+        "--set",
+        "preprocess.max_failed_fraction=1",
+        "--workers",
+        str(workers),
+    ]
+    return [
+        "preprocess",
+        meld,
+        "--out",
+        out,
+        "--set",
+        f"preprocess.clip_timeout_seconds={TIMEOUT_SECONDS}",
+        *options,
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,29 @@ NAMED = re.compile(r"^  file: (.+)$", re.MULTILINE)
 
 
 def preprocess(meld: Path, out: Path) -> list[str | Path]:
-    options = ["--text-encoder", "scratch", "--frames", "1", "--size", "16x16", "--hops", "2", "--workers", "1"]
-    return ["preprocess", meld, "--out", out, "--samples-per-shard", "2", "--max-failed-fraction", "1", *options]
+    options = [
+        "--text-encoder",
+        "scratch",
+        "--frames",
+        "1",
+        "--size",
+        "16x16",
+        "--set",
+        "preprocess.num_hops=2",
+        "--workers",
+        "1",
+    ]
+    return [
+        "preprocess",
+        meld,
+        "--out",
+        out,
+        "--set",
+        "preprocess.samples_per_shard=2",
+        "--set",
+        "preprocess.max_failed_fraction=1",
+        *options,
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -40,9 +40,24 @@ KILLS_PER_FOLDER = 4
 
 
 def preprocess(meld: Path, out: Path, *, workers: int = 2, timeout_seconds: float = 60) -> list[str | Path]:
-    options = ["--text-encoder", "scratch", "--frames", "4", "--size", "32x32", "--hops", "24"]
-    options += ["--samples-per-shard", str(SAMPLES_PER_SHARD), "--clip-timeout", str(timeout_seconds)]
-    return ["preprocess", meld, "--out", out, "--max-failed-fraction", "1", "--workers", str(workers), *options]
+    options = ["--text-encoder", "scratch", "--frames", "4", "--size", "32x32", "--set", "preprocess.num_hops=24"]
+    options += [
+        "--set",
+        f"preprocess.samples_per_shard={SAMPLES_PER_SHARD}",
+        "--set",
+        f"preprocess.clip_timeout_seconds={timeout_seconds}",
+    ]
+    return [
+        "preprocess",
+        meld,
+        "--out",
+        out,
+        "--set",
+        "preprocess.max_failed_fraction=1",
+        "--workers",
+        str(workers),
+        *options,
+    ]
 
 
 @dataclass(frozen=True, slots=True)

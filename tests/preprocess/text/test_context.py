@@ -322,7 +322,16 @@ def test_context_without_dialogues_is_refused_before_anything_is_written(tmp_pat
 @pytest.mark.slow
 def test_the_command_writes_context_and_says_when_it_changes(tmp_path: Path) -> None:
     data, out = write_own(tmp_path / "own", dialogue=True), tmp_path / "out"
-    command = ("preprocess", data, "--out", out, "--text-encoder", "scratch", "--max-failed-fraction", "1")
+    command = (
+        "preprocess",
+        data,
+        "--out",
+        out,
+        "--text-encoder",
+        "scratch",
+        "--set",
+        "preprocess.max_failed_fraction=1",
+    )
     assert mmsent(*command).returncode == 0
     result = mmsent(*command, "--context", "5")
     assert result.returncode == 0, result.stderr
