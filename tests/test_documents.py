@@ -9,12 +9,14 @@ import pytest
 import typer
 
 from cli import app
+from commands.config_keys import SECTIONS
 from tests.support.commands import ROOT
 from tests.test_architecture import PACKAGES, product_files
 
 MOST_COLUMNS = 100
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 FOREIGN_OPTIONS = {
+    "--check": "ruff",
     "--constraint": "pip",
     "--disable-pip-version-check": "pip",
     "--editable": "pip",
@@ -35,7 +37,7 @@ FOREIGN_OPTIONS = {
     "--rdzv-endpoint": "torchrun",
     "--rdzv-id": "torchrun",
 }
-"""Options of other programs that documents and messages may name, and whose they are."""
+"""Options of other programs, and the name of the program, which must stand in the same text."""
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9](?![\w…-])")
 MAKEFILE = ROOT / "Makefile"
 
@@ -60,6 +62,9 @@ def options_of_benchmarks() -> dict[str, set[str]]:
 
 
 COMMANDS = options_of_commands()
+SETTINGS = {
+    f"{table}.{key}" for tables in SECTIONS.values() for table, section in tables.items() for key in section.names()
+}
 BENCHMARKS = options_of_benchmarks()
 
 
@@ -96,14 +101,15 @@ def invocations(text: str) -> Iterator[tuple[str, str]]:
 
 def unknown_in(text: str) -> list[str]:
     """Return what a text names that neither `mmsent` nor a benchmark has, nor another program that is listed."""
+    foreign = {option for option, program in FOREIGN_OPTIONS.items() if program in text.lower()}
     unknown = []
     for run, rest in invocations(text):
         known = COMMANDS.get(run.removeprefix("mmsent ")) or BENCHMARKS.get(run.removeprefix("python -m benchmarks."))
         if known is None:
             unknown.append(run)
             continue
-        unknown += [f"{run} {option}" for option in OPTION.findall(rest) if option not in known | {*FOREIGN_OPTIONS}]
-    anywhere = set().union(*COMMANDS.values(), *BENCHMARKS.values(), FOREIGN_OPTIONS)
+        unknown += [f"{run} {option}" for option in OPTION.findall(rest) if option not in known | foreign]
+    anywhere = set().union(*COMMANDS.values(), *BENCHMARKS.values(), foreign)
     return unknown + [option for option in OPTION.findall(text) if option not in anywhere]
 
 
@@ -166,6 +172,7 @@ def test_the_makefile_names_commands_and_options_that_exist() -> None:
     [
         ("run `mmsent trian` again", ["mmsent trian"]),
         ("give --no-such-option", ["--no-such-option"]),
+        ("give --no-python to torchrun, not --editable", ["--editable"]),
         ("`mmsent verify DIR --epochs 3`", ["mmsent verify --epochs"]),
         ("mmsent verify … --epochs 3", ["mmsent verify --epochs"]),
         ("```\n$ mmsent verify DIR \\\n    --epochs 3\n```", ["mmsent verify --epochs"]),
@@ -209,7 +216,18 @@ def is_there(name: str) -> bool:
 def test_a_module_of_the_project_that_is_named_exists(path: Path) -> None:
     packages = "|".join([*PACKAGES, "tests", "benchmarks"])
     named = re.findall(rf"`((?:{packages})(?:\.\w+)+)`", path.read_text("utf-8"))
-    assert [name for name in named if not name.endswith((".json", ".md")) and not is_there(name)] == []
+    assert [
+        name for name in named if not name.endswith((".json", ".md")) and not (is_there(name) or name in SETTINGS)
+    ] == []
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *product_files()], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_setting_that_is_named_exists(path: Path) -> None:
+    tables = "|".join({name.partition(".")[0] for name in SETTINGS} - {*PACKAGES})
+    text = path.read_text("utf-8")
+    named = re.findall(rf"(?:`|--set )((?:{tables})\.[a-z]\w*)(?=[`=])", text)
+    named += re.findall(r"(?:`|--set )(preprocess\.\w+)=", text)
+    assert [name for name in named if name not in SETTINGS] == []
 
 
 def test_the_readme_has_a_tree_of_all_rooms_and_of_no_others() -> None:

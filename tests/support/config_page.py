@@ -12,12 +12,13 @@ PAGE = ROOT / "docs" / "config.md"
 _HEAD = """\
 # Settings
 
-This page is made from the config classes by `python -m tests.support.config_page`; a test keeps it up to date.
+This page is made from the config classes by `python -m tests.support.config_page`.
+A test keeps it up to date.
 
 Every key below can be given in a file or one by one:
 
 ```console
-$ mmsent train --show-config > my.toml      # all keys, with meanings and defaults: edit what you like
+$ mmsent train --show-config > my.toml      # all keys with meanings and defaults, to be edited
 $ mmsent train --config my.toml --shards meld-shards
 $ mmsent train --shards meld-shards --set train.warmup_steps=200 --set model.fusion=gated
 $ mmsent train --config runs/meld-shards/config.toml --out runs/again
