@@ -38,7 +38,8 @@ def evaluate_command(
     Example: `mmsent evaluate --shards data/shards --run runs/first --split test`
     """
     from mmsent.evaluation.evaluate_run import evaluate_run
-    from mmsent.evaluation.seeds import evaluate_seeds, evaluation_scores, seed_folders
+    from mmsent.evaluation.seeds import evaluate_seeds, evaluation_scores
+    from mmsent.runs.folder import seed_folders
 
     store = url_cache(shards, cache, cache_size)
     if seed_folders(run):

@@ -214,7 +214,7 @@ def train_command(
     Example: `mmsent train --shards data/shards --out runs/first`
     """
     from mmsent.compute.distributed import joined, world_from_environment
-    from mmsent.evaluation.seeds import seed_folder
+    from mmsent.runs.folder import RUN, seed_folder
     from mmsent.training.start import train
 
     chosen = modality_names("modalities", modalities)
@@ -285,7 +285,7 @@ def train_command(
             keep_checkpoints=keep_checkpoints,
         )
     )
-    if seeds and (out / "run.json").exists():
+    if seeds and (out / RUN).exists():
         raise typer.BadParameter(f"--out {out} holds a single run: choose another folder for --seeds")
     runs = {number: seed_folder(out, number) for number in _seed_numbers(seeds)} if seeds else {seed: out}
     configs = {number: checked(partial(replace, train_config, seed=number)) for number in runs}

@@ -21,7 +21,7 @@ from mmsent.errors import CheckpointError, EncoderError
 from mmsent.model.multimodal import MultimodalModel
 from mmsent.model.weights import weights_sha256
 from mmsent.runs.checkpoint import check_fit, load_checkpoint, restore_model
-from mmsent.runs.history import BEST
+from mmsent.runs.folder import BEST, seed_folders
 from shards.errors import SpecMismatchError, describe
 from shards.order.orders import InOrder
 from shards.reading.loader import ShardLoader
@@ -92,8 +92,8 @@ class FrozenEncoders:
             model = MultimodalModel(config, spec=split.spec, label_sets=split.label_sets, pretrained=True)
         else:
             path = encoders.directory / BEST
-            if not path.exists() and (seeds := sorted(encoders.directory.glob(f"seed-*/{BEST}"))):
-                then = f"give the run of one of them, like {seeds[0].parent}"
+            if not path.exists() and (seeds := seed_folders(encoders.directory)):
+                then = f"give the run of one of them, like {next(iter(seeds.values()))}"
                 what = "the folder holds the runs of several seeds"
                 raise CheckpointError(describe(what, file=encoders.directory, then=then))
             checkpoint = load_checkpoint(path)
