@@ -93,8 +93,7 @@ class ModelConfig(_Plain):
             raise ValueError(f"train_encoders names pre-trained encoders, video or text, got {sorted(unknown)}")
         if unused := set(self.train_encoders) - set(self.modalities):
             raise ValueError(f"train_encoders names {sorted(unused)}, which the model does not look at")
-        random = {"video": self.video_weights == "none", "text": self.text_encoder == SCRATCH}
-        if always := [name for name in self.train_encoders if random[name]]:
+        if always := [name for name in self.train_encoders if name in self.random_encoders]:
             raise ValueError(f"{always} start from random weights and are trained anyway: leave them out")
         for name in ("encoder_dropout", "fusion_dropout"):
             if not 0 <= getattr(self, name) < 1:
@@ -107,6 +106,12 @@ class ModelConfig(_Plain):
             raise ValueError(f"dialogue_turns must be at least 1, got {self.dialogue_turns}")
         if self.feature_dim < 1 or self.fusion_dim < 1:
             raise ValueError(f"widths must be at least 1, got {self.feature_dim}, {self.fusion_dim}")
+
+    @property
+    def random_encoders(self) -> tuple[Modality, ...]:
+        """Modalities whose encoder starts from random weights, and is trained for that; others are pre-trained."""
+        random = {"video": self.video_weights == "none", "audio": True, "text": self.text_encoder == SCRATCH}
+        return tuple(name for name in self.modalities if random[name])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
