@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmsent.evaluation.seeds import seed_folders
+from mmsent.runs.folder import HISTORY, seed_folders
 
 __all__ = ["HEADER", "mmsent", "say", "scored", "table_row"]
 
@@ -34,7 +34,7 @@ def scored(run: Path, scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
         run: What `mmsent train --seeds --out` made.
         scores: As in the JSON of `mmsent evaluate`.
     """
-    histories = [json.loads((folder / "history.json").read_text()) for folder in seed_folders(run).values()]
+    histories = [json.loads((folder / HISTORY).read_text()) for folder in seed_folders(run).values()]
     seconds = statistics.fmean(sum(epoch["seconds"] for epoch in history) for history in histories)
     return {"scores": {f"{item['task']} {item['score']}": item for item in scores}, "seconds_per_seed": seconds}
 

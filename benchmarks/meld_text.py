@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import HEADER, mmsent, say, scored, table_row
-from mmsent.evaluation.seeds import seed_folders
+from mmsent.runs.folder import RUN, seed_folder, seed_folders
 
 __all__ = ["SETTINGS", "Setting"]
 
@@ -162,7 +162,7 @@ def _run(setting: Setting, meld: Path, encoder: str, work: Path, seeds: str) -> 
             encoded = work / f"encoded-{setting.name}-{seed}"
             mmsent("encode", "--shards", shards, "--out", encoded, "--run", source, "--modalities", "text")
             options = (*_model_of(source), *setting.options)
-            folder = run / f"seed-{seed}"
+            folder = seed_folder(run, seed)
             mmsent("train", "--shards", encoded, "--out", folder, *options, "--seed", str(seed), "--resume")
             evaluations[seed] = encoded
         found = _over_seeds(run, evaluations)
@@ -187,13 +187,15 @@ def _over_seeds(run: Path, shards: dict[int, Path]) -> list[dict[str, Any]]:
     from mmsent.evaluation.evaluate_run import evaluate_run
     from mmsent.evaluation.seeds import evaluation_scores
 
-    found = {seed: evaluate_run(folder, run / f"seed-{seed}", split="test") for seed, folder in sorted(shards.items())}
+    found = {
+        seed: evaluate_run(folder, seed_folder(run, seed), split="test") for seed, folder in sorted(shards.items())
+    }
     return [score.to_json() for score in evaluation_scores(found)]
 
 
 def _model_of(run: Path) -> tuple[str, ...]:
     """Return the options that name the encoder of a run: its name alone, since a folder has other weights than it."""
-    model = json.loads((run / "run.json").read_text())["model"]
+    model = json.loads((run / RUN).read_text())["model"]
     return (
         "--modalities", ",".join(model["modalities"]), "--text-encoder", Path(model["text_encoder"]).name,
         "--set", f"model.text_pooling={model['text_pooling']}",

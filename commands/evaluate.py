@@ -40,8 +40,8 @@ def evaluate_command(
     Example: `mmsent evaluate --run runs/meld-shards`
     """
     from mmsent.evaluation.evaluate_run import evaluate_run
-    from mmsent.evaluation.seeds import evaluate_seeds, evaluation_scores, seed_folders
-    from mmsent.runs.folder import shards_of
+    from mmsent.evaluation.seeds import evaluate_seeds, evaluation_scores
+    from mmsent.runs.folder import seed_folders, shards_of
 
     if shards is None:
         shards = shards_of(run)

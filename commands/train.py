@@ -110,9 +110,7 @@ def train_command(
     Example: `mmsent train --shards meld-shards --epochs 10 --set train.warmup_steps=200`
     """
     from mmsent.compute.distributed import joined, world_from_environment
-    from mmsent.evaluation.seeds import seed_folder
-    from mmsent.runs.folder import default_folder
-    from mmsent.runs.history import RUN
+    from mmsent.runs.folder import RUN, default_folder, seed_folder
     from mmsent.training.start import train
 
     settings = read_settings(

@@ -101,8 +101,7 @@ class ModelConfig(_Plain):
             raise ValueError(f"train_encoders names pre-trained encoders, video or text, got {sorted(unknown)}")
         if unused := set(self.train_encoders) - set(self.modalities):
             raise ValueError(f"train_encoders names {sorted(unused)}, which the model does not look at")
-        random = {"video": self.video_weights == "none", "text": self.text_encoder == SCRATCH}
-        if always := [name for name in self.train_encoders if random[name]]:
+        if always := [name for name in self.train_encoders if name in self.random_encoders]:
             raise ValueError(f"{always} start from random weights and are trained anyway: leave them out")
         for name in ("encoder_dropout", "fusion_dropout"):
             if not 0 <= getattr(self, name) < 1:
@@ -117,6 +116,12 @@ class ModelConfig(_Plain):
                 raise ValueError(f"{name} is for {modality}, which `modalities` leaves out")
         if len(self.modalities) == 1 and self.fusion != _default(self, "fusion"):
             raise ValueError(f"fusion is for several modalities, got {self.modalities[0]} alone")
+
+    @property
+    def random_encoders(self) -> tuple[Modality, ...]:
+        """Modalities whose encoder starts from random weights, and is trained for that; others are pre-trained."""
+        random = {"video": self.video_weights == "none", "audio": True, "text": self.text_encoder == SCRATCH}
+        return tuple(name for name in self.modalities if random[name])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmsent.runs.checkpoint import checkpoint_paths
+from mmsent.runs.folder import checkpoint_paths
 from tests.support.commands import ROOT, mmsent, start_mmsent
 
 MELD_MINI = ROOT.parent / "shared" / "meld-mini"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmsent.runs.checkpoint import checkpoint_paths
+from mmsent.runs.folder import checkpoint_paths
 from tests.support.commands import mmsent
 from tests.support.samples import make_sample, write_split
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmsent.runs.checkpoint import checkpoint_paths
+from mmsent.runs.folder import checkpoint_paths
 from tests.support.commands import in_shared_memory, left_alive, left_in_shared_memory, mmsent, start_mmsent
 from tests.support.samples import make_sample, make_spec, write_split
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmsent.runs.checkpoint import checkpoint_paths
+from mmsent.runs.folder import checkpoint_paths
 from tests.support.commands import COMMAND, environment, left_alive, mmsent, start_mmsent
 from tests.support.samples import make_sample, make_spec, write_split
 

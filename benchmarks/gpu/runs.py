@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import safe_open
 
 from benchmarks.gpu.setting import Setting
-from mmsent.runs.history import BEST
+from mmsent.runs.folder import BEST, HISTORY, checkpoint_paths
 
 __all__ = ["runs"]
 
@@ -97,7 +97,7 @@ def _kill_in_the_middle(one: _Started) -> None:
     kind = one.name.split()[1]
     if kind not in ("SIGTERM", "SIGKILL"):
         return
-    while one.process.poll() is None and not list((one.run / "checkpoints").glob("*.safetensors")):
+    while one.process.poll() is None and not checkpoint_paths(one.run):
         time.sleep(0.02)
     one.process.send_signal(signal.Signals[kind])
     one.process.wait()
@@ -109,7 +109,7 @@ def _wait(one: _Started) -> None:
 
 
 def _losses(run: Path) -> list[float]:
-    history = json.loads((run / "history.json").read_bytes())
+    history = json.loads((run / HISTORY).read_bytes())
     return [epoch[name] for epoch in history for name in ("train_loss", "dev_loss")]
 
 

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shards.reading.host_batch import HostBatch
+from shards.reading.host_batch import Allocate, HostBatch
 from shards.schema import MODALITIES, Modality
 
-__all__ = ["Batch", "allocate_pinned", "normalise_frames", "to_device"]
+__all__ = ["Batch", "host_memory", "normalise_frames", "to_device"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -180,8 +180,12 @@ def normalise_frames(frames: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:
     return scaled.sub_((mean / std).view(-1, 1, 1, 1))
 
 
-def allocate_pinned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Allocate page-locked host memory, from which a GPU copies without the CPU. For `ShardLoader(allocate=...)`."""
+def host_memory(device: torch.device) -> Allocate:
+    """Return what allocates a loader's batches: for a GPU page-locked memory, from which it copies without the CPU."""
+    return _pinned if device.type == "cuda" else np.empty
+
+
+def _pinned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     count = int(np.prod(shape)) * dtype.itemsize
     return torch.empty(count, dtype=torch.uint8, pin_memory=True).numpy().view(dtype).reshape(shape)
 

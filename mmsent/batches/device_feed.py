@@ -27,7 +27,7 @@ class DeviceFeed:
     """The batches of a loader on a device, with the place in the epoch that goes with them.
 
     On a GPU the copy of a batch runs on a stream of its own while the step before it computes, provided that the loader
-    was given `allocate_pinned`. On a CPU the large arrays are shared with the loader, not copied. In either case a
+    was given `host_memory`. On a CPU the large arrays are shared with the loader, not copied. In either case a
     batch is valid until the next one is asked for.
 
     Attributes:

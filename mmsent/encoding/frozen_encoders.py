@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmsent.batches.batch import allocate_pinned
+from mmsent.batches.batch import host_memory
 from mmsent.batches.device_feed import DeviceFeed
 from mmsent.compute.memory import device_memory_named
 from mmsent.compute.precision import ResolvedPrecision, autocast
@@ -22,13 +22,13 @@ from mmsent.model.checks import config_for
 from mmsent.model.multimodal import MultimodalModel
 from mmsent.model.weights import weights_sha256
 from mmsent.runs.checkpoint import check_fit, load_checkpoint, restore_model
-from mmsent.runs.history import BEST
+from mmsent.runs.folder import BEST, seed_folders
 from shards.errors import SpecMismatchError, describe
 from shards.order.orders import InOrder
 from shards.reading.loader import ShardLoader
 from shards.reading.planner import LoaderState
 from shards.reading.split import Split
-from shards.schema import SCRATCH, Modality
+from shards.schema import Modality
 from shards.spec import Encoding, FeatureSpec
 
 __all__ = ["FrozenEncoders", "Pretrained", "Run"]
@@ -93,8 +93,8 @@ class FrozenEncoders:
             model = MultimodalModel(config, spec=split.spec, label_sets=split.label_sets, pretrained=True)
         else:
             path = encoders.directory / BEST
-            if not path.exists() and (seeds := sorted(encoders.directory.glob(f"seed-*/{BEST}"))):
-                then = f"give the run of one of them, like {seeds[0].parent}"
+            if not path.exists() and (seeds := seed_folders(encoders.directory)):
+                then = f"give the run of one of them, like {next(iter(seeds.values()))}"
                 what = "the folder holds the runs of several seeds"
                 raise CheckpointError(describe(what, file=encoders.directory, then=then))
             checkpoint = load_checkpoint(path)
@@ -133,7 +133,7 @@ class FrozenEncoders:
             order=order,
             batch_size=batch_size,
             modalities=tuple(self.encodings),
-            allocate=allocate_pinned if self.device.type == "cuda" else np.empty,
+            allocate=host_memory(self.device),
         )
         loader.seek(LoaderState(order=order.identity, epoch=0, position=start))
         parts: dict[Modality, list[NDArray[np.float32]]] = {name: [] for name in self.encodings}
@@ -164,8 +164,7 @@ def _check_pretrained(config: ModelConfig) -> None:
     Raises:
         EncoderError: naming the modality.
     """
-    random = {"video": config.video_weights == "none", "audio": True, "text": config.text_encoder == SCRATCH}
-    if found := [name for name in config.modalities if random[name]]:
+    if found := config.random_encoders:
         what = f"the encoder of {' and '.join(found)} starts from random weights, whose outputs are worth nothing"
         then = "take what a run has learned with `--run RUN`, or leave it out of `--modalities`"
         raise EncoderError(describe(what, then=then))

@@ -17,7 +17,8 @@ from mmsent.evaluation.metrics import TaskScore
 from mmsent.evaluation.plots import plot_confusion, plot_curves
 from mmsent.evaluation.predict import Predictions, predict, score
 from mmsent.runs.checkpoint import Checkpoint, check_fit, load_checkpoint, restore_model
-from mmsent.runs.history import BEST, RUN, EpochResult, is_finished, read_history
+from mmsent.runs.folder import BEST, CURVES, METRICS, PREDICTIONS, RUN, confusion_figure, evaluation_folder
+from mmsent.runs.history import EpochResult, is_finished, read_history
 from shards.errors import describe
 from shards.files import publish
 from shards.order.orders import InOrder
@@ -100,7 +101,7 @@ def evaluate_run(shards: str | Path, run: Path, *, split: str, cache: ShardCache
         precision=precision,
         loss=predictions.loss,
         scores=score(predictions, loader, train_counts=checkpoint.train_counts),
-        directory=run / f"evaluation-{split}",
+        directory=evaluation_folder(run, split),
     )
     epochs = read_history(run) or checkpoint.history  # what is written goes on after the best epoch
     config = _config_of(run, checkpoint)
@@ -127,10 +128,10 @@ def _write(evaluation: Evaluation, predictions: Predictions, samples: Split, epo
     directory = evaluation.directory
     directory.mkdir(exist_ok=True)
     for task, item in evaluation.scores.items():
-        plot_confusion(item, directory / f"confusion-{task}.png")
-    plot_curves(epochs, directory / "training-curves.png")
-    publish(directory / "predictions.csv", _predictions_csv(predictions, samples))
-    publish(directory / "metrics.json", (json.dumps(evaluation.to_json(), indent=1) + "\n").encode())
+        plot_confusion(item, directory / confusion_figure(task))
+    plot_curves(epochs, directory / CURVES)
+    publish(directory / PREDICTIONS, _predictions_csv(predictions, samples))
+    publish(directory / METRICS, (json.dumps(evaluation.to_json(), indent=1) + "\n").encode())
 
 
 def _predictions_csv(predictions: Predictions, samples: Split) -> bytes:

@@ -1,7 +1,6 @@
 """The same run from several seeds: a score without its deviation says little."""
 
 import json
-import re
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -9,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mmsent.evaluation.evaluate_run import Evaluation, evaluate_run
+from mmsent.runs.folder import SEED_SCORES, evaluation_folder, seed_folders
 from mmsent.runs.history import TrainResult
 from shards.files import publish
 from shards.storage.cache import ShardCache
 
-__all__ = ["ScoreOverSeeds", "dev_scores", "evaluate_seeds", "evaluation_scores", "seed_folder", "seed_folders"]
-
-_NAME = re.compile(r"seed-(\d+)")
+__all__ = ["ScoreOverSeeds", "dev_scores", "evaluate_seeds", "evaluation_scores"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,17 +38,6 @@ class ScoreOverSeeds:
     def to_json(self) -> dict[str, Any]:
         """Return plain values, mean and deviation among them."""
         return {**asdict(self), "mean": self.mean, "deviation": self.deviation}
-
-
-def seed_folder(run: Path, seed: int) -> Path:
-    """Return where the run of a seed is: `runs/first`, 2 -> `runs/first/seed-2`."""
-    return run / f"seed-{seed}"
-
-
-def seed_folders(run: Path) -> dict[int, Path]:
-    """Return the runs by seed of a folder that `mmsent train --seeds` made; empty if it is another one."""
-    found = [(int(match[1]), path) for path in run.glob("seed-*") if (match := _NAME.fullmatch(path.name))]
-    return dict(sorted(found))
 
 
 def dev_scores(results: Mapping[int, TrainResult]) -> list[ScoreOverSeeds]:
@@ -78,10 +65,10 @@ def evaluate_seeds(
     for seed, folder in seed_folders(run).items():
         found[seed] = evaluate_run(shards, folder, split=split, cache=cache)
         yield seed, found[seed]
-    directory = run / f"evaluation-{split}"
+    directory = evaluation_folder(run, split)
     directory.mkdir(exist_ok=True)
     scores = [score.to_json() for score in evaluation_scores(found)]
-    publish(directory / "seeds.json", (json.dumps(scores, indent=1) + "\n").encode())
+    publish(directory / SEED_SCORES, (json.dumps(scores, indent=1) + "\n").encode())
 
 
 def evaluation_scores(evaluations: Mapping[int, Evaluation]) -> list[ScoreOverSeeds]:

@@ -22,7 +22,7 @@ from mmsent.model.text_encoder import TextEncoder, load_text_model
 from mmsent.model.video_encoder import RESNETS, VideoEncoder, check_clip_size, load_video_model
 from mmsent.model.weights import drawn_apart, load_part, weights_sha256
 from shards.errors import describe
-from shards.schema import SCRATCH, LabelSet, Modality
+from shards.schema import LabelSet, Modality
 from shards.spec import FeatureSpec
 
 __all__ = ["MultimodalModel"]
@@ -68,9 +68,8 @@ class MultimodalModel(nn.Module):
                 check_encoded_weights(name, config, spec)
         if pretrained and "text" in raw:
             check_tokenizer(config.text_encoder, spec.text)  # before weights are downloaded, perhaps in vain
-        random = {"audio": True, "video": config.video_weights == "none", "text": config.text_encoder == SCRATCH}
         self._finetuned = tuple(name for name in raw if name in config.train_encoders)
-        self._frozen = frozenset(name for name in raw if not random[name] and name not in self._finetuned)
+        self._frozen = frozenset(name for name in raw if name not in (*config.random_encoders, *self._finetuned))
         self.encoders = nn.ModuleDict()
         for name in config.modalities:
             width = encoded[name].width if name in self._encoded else 0

@@ -4,8 +4,8 @@ What training never changes, the weights of frozen encoders, lies once beside th
 """
 
 import json
+import logging
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmsent.config import ModelConfig, TrainConfig
-from mmsent.errors import CheckpointError
+from mmsent.errors import CheckpointError, TrainingError
 from mmsent.model.multimodal import MultimodalModel
+from mmsent.runs.folder import BEST, FROZEN, RUN, check_place, checkpoint_path, checkpoint_paths, seed_folders, visible
 from mmsent.runs.history import EpochResult
 from shards.errors import ShardError, SpecMismatchError, describe
 from shards.files import sync_directory
@@ -26,13 +27,10 @@ from shards.schema import LabelSet
 from shards.spec import FeatureSpec
 
 __all__ = [
-    "CHECKPOINTS",
-    "FROZEN",
     "Checkpoint",
     "check_fit",
-    "checkpoint_paths",
+    "checkpoint_to_resume",
     "load_checkpoint",
-    "load_last_checkpoint",
     "part_of",
     "restore_model",
     "save_checkpoint",
@@ -40,10 +38,9 @@ __all__ = [
     "save_step_checkpoint",
 ]
 
-CHECKPOINT_VERSION = 4
+_LOG = logging.getLogger(__name__)
 
-FROZEN = "frozen.safetensors"
-"""The weights of a run's frozen encoders, in its folder."""
+CHECKPOINT_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -223,24 +220,13 @@ def _publish(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]
     sync_directory(path.parent)
 
 
-CHECKPOINTS = "checkpoints"
-
-_NAME = re.compile(r"step-(\d{8,})\.safetensors")
-
-
-def checkpoint_paths(run: Path) -> list[Path]:
-    """Return the checkpoints of a run, the oldest first."""
-    found = [(int(match[1]), path) for path in (run / CHECKPOINTS).glob("*") if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
-
-
 def save_step_checkpoint(run: Path, checkpoint: Checkpoint, *, step: int, keep: int) -> Path:
     """Save a checkpoint under the number of its step; then remove the oldest ones until `keep` are left.
 
     Raises:
         CheckpointError: if the disk is full or cannot be written; the others are all still there then.
     """
-    path = run / CHECKPOINTS / f"step-{step:08d}.safetensors"
+    path = checkpoint_path(run, step)
     path.parent.mkdir(exist_ok=True)
     save_checkpoint(path, checkpoint)
     for older in checkpoint_paths(run)[:-keep]:
@@ -248,15 +234,44 @@ def save_step_checkpoint(run: Path, checkpoint: Checkpoint, *, step: int, keep: 
     return path
 
 
-def load_last_checkpoint(run: Path) -> Checkpoint | None:
-    """Read the newest checkpoint of a run; None if there is none.
+def checkpoint_to_resume(run: Path, *, resume: bool) -> Checkpoint | None:
+    """Return the checkpoint to go on from, or None to begin in a folder that is new or empty.
 
     Raises:
-        CheckpointError: if it is cut, damaged or of another program. It is for the user to give up its steps.
+        TrainingError: if the folder cannot be made, holds something else, or a run and `resume` does not say to go on.
+        CheckpointError: if the newest checkpoint is cut, damaged or of another program.
     """
-    paths = checkpoint_paths(run)
-    if not paths:
-        return None
+    check_place(run)
+    if paths := checkpoint_paths(run):
+        if resume:
+            return _load_newest(paths)
+        then = "go on with `--resume`, or choose another --out"
+        raise TrainingError(describe("the folder holds a run already", file=run, then=then))
+    # A run that was killed before its first checkpoint has left run.json and has nothing to lose.
+    if run.exists() and not run.is_dir():
+        raise TrainingError(describe("--out is a file", file=run, then="choose another --out"))
+    if (run / BEST).is_file():
+        what = "the folder holds a run whose checkpoints to go on from are gone"
+        raise TrainingError(
+            describe(what, file=run, then="choose another --out; `mmsent evaluate` still reads this one")
+        )
+    if any((folder / RUN).is_file() for folder in seed_folders(run).values()):
+        then = "go on with `--seeds`, or choose another --out"
+        raise TrainingError(describe("the folder holds the runs of several seeds", file=run, then=then))
+    if run.exists() and not (run / RUN).is_file() and visible(run):
+        what = "the folder is not empty and holds no run to go on from"
+        raise TrainingError(describe(what, file=run, then="choose another --out"))
+    if resume:
+        _LOG.info("nothing to resume, starting from the beginning: there is no checkpoint in %s", run)
+    return None
+
+
+def _load_newest(paths: list[Path]) -> Checkpoint:
+    """Read the last of some checkpoints; if that cannot be read, it is for the user to give up its steps.
+
+    Raises:
+        CheckpointError: if it is cut, damaged or of another program.
+    """
     try:
         return load_checkpoint(paths[-1])
     except CheckpointError as exc:

@@ -4,10 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["CONFIG", "config_toml", "toml_value"]
-
-CONFIG = "config.toml"
-"""How a run is trained, in its folder, to be given to another one."""
+__all__ = ["config_toml", "toml_value"]
 
 
 def config_toml(sections: Mapping[str, Mapping[str, Any]]) -> str:

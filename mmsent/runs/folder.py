@@ -1,7 +1,6 @@
-"""The folder of a run: which it is, whether it may be used, and who is alone in it."""
+"""The folder of a run: which it is, what lies where in it, and who is alone in it."""
 
 import json
-import logging
 import os
 import re
 from collections.abc import Iterator
@@ -10,16 +9,105 @@ from pathlib import Path
 
 from mmsent.compute.distributed import World
 from mmsent.errors import CheckpointError, TrainingError
-from mmsent.runs.checkpoint import Checkpoint, checkpoint_paths, load_last_checkpoint
-from mmsent.runs.history import BEST, RUN
 from shards.errors import describe
 from shards.files import sweep
 from shards.lock import locked
 from shards.storage.url_folder import is_url
 
-__all__ = ["default_folder", "last_checkpoint", "prepared_folder", "shards_of"]
+__all__ = [
+    "BEST",
+    "CONFIG",
+    "CURVES",
+    "FROZEN",
+    "HISTORY",
+    "METRICS",
+    "PREDICTIONS",
+    "PROFILE",
+    "RUN",
+    "SEED_SCORES",
+    "TENSORBOARD",
+    "check_place",
+    "checkpoint_path",
+    "checkpoint_paths",
+    "confusion_figure",
+    "default_folder",
+    "evaluation_folder",
+    "prepared_folder",
+    "seed_folder",
+    "seed_folders",
+    "shards_of",
+    "visible",
+]
 
-_LOG = logging.getLogger(__name__)
+CONFIG = "config.toml"
+"""Its settings, to be edited or repeated by `mmsent train --config`."""
+
+RUN = "run.json"
+"""Options, data and versions of a run, as of its last start."""
+
+HISTORY = "history.json"
+"""Its epochs."""
+
+BEST = "best.safetensors"
+"""The weights of its best epoch."""
+
+FROZEN = "frozen.safetensors"
+"""The weights of its frozen encoders, which no checkpoint repeats."""
+
+TENSORBOARD = "tensorboard"
+"""Folder of its curves while it runs."""
+
+PROFILE = "profile"
+"""Folder of what a profiler saw of its first steps."""
+
+METRICS = "metrics.json"
+"""Scores of a run, in the folder of an evaluation."""
+
+PREDICTIONS = "predictions.csv"
+"""Every sample with its prediction, in the folder of an evaluation."""
+
+CURVES = "training-curves.png"
+"""Losses and scores over the epochs, in the folder of an evaluation."""
+
+SEED_SCORES = "seeds.json"
+"""Scores over all seeds, in the folder of an evaluation beside the runs of the seeds."""
+
+_CHECKPOINTS = "checkpoints"
+_CHECKPOINT = re.compile(r"step-(\d{8,})\.safetensors")
+_SEED = re.compile(r"seed-(\d+)")
+
+
+def checkpoint_path(run: Path, step: int) -> Path:
+    """Return where the checkpoint after a step is: `first`, 500 -> `first/checkpoints/step-00000500.safetensors`."""
+    return run / _CHECKPOINTS / f"step-{step:08d}.safetensors"
+
+
+def checkpoint_paths(run: Path) -> list[Path]:
+    """Return the checkpoints of a run, the oldest first."""
+    files = (run / _CHECKPOINTS).glob("*")
+    found = [(int(match[1]), path) for path in files if (match := _CHECKPOINT.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def evaluation_folder(run: Path, split: str) -> Path:
+    """Return where the evaluation of a run, or of all its seeds, on a split is."""
+    return run / f"evaluation-{split}"
+
+
+def confusion_figure(task: str) -> str:
+    """Return the name of a task's confusion matrix, in the folder of an evaluation."""
+    return f"confusion-{task}.png"
+
+
+def seed_folder(run: Path, seed: int) -> Path:
+    """Return where the run of a seed is: `runs/first`, 2 -> `runs/first/seed-2`."""
+    return run / f"seed-{seed}"
+
+
+def seed_folders(run: Path) -> dict[int, Path]:
+    """Return the runs by seed of a folder that `mmsent train --seeds` made; empty if it is another one."""
+    found = [(int(match[1]), path) for path in run.glob("seed-*") if (match := _SEED.fullmatch(path.name))]
+    return dict(sorted(found))
 
 
 def default_folder(shards: str, *, resume: bool) -> Path:
@@ -81,44 +169,12 @@ def prepared_folder(run: Path, world: World) -> Iterator[None]:
     run.mkdir(parents=True, exist_ok=True)
     with locked(run):
         sweep(run)  # of a save that was killed
-        for path in run.glob("checkpoints/.tmp*"):  # safetensors' own name, before it renames it to ours
+        for path in (run / _CHECKPOINTS).glob(".tmp*"):  # safetensors' own name, before it renames it to ours
             path.unlink(missing_ok=True)
         yield
 
 
-def last_checkpoint(run: Path, *, resume: bool) -> Checkpoint | None:
-    """Return the checkpoint to go on from, or None to begin in a folder that is new or empty.
-
-    Raises:
-        TrainingError: if the folder cannot be made, holds something else, or a run that is not to go on.
-        CheckpointError: if the checkpoint is damaged.
-    """
-    _check_place(run)
-    if run.is_dir() and checkpoint_paths(run):
-        if resume:
-            return load_last_checkpoint(run)
-        then = "go on with `--resume`, or choose another --out"
-        raise TrainingError(describe("the folder holds a run already", file=run, then=then))
-    # A run that was killed before its first checkpoint has left run.json and has nothing to lose.
-    if run.exists() and not run.is_dir():
-        raise TrainingError(describe("--out is a file", file=run, then="choose another --out"))
-    if (run / BEST).is_file():
-        what = "the folder holds a run whose checkpoints to go on from are gone"
-        raise TrainingError(
-            describe(what, file=run, then="choose another --out; `mmsent evaluate` still reads this one")
-        )
-    if run.is_dir() and any(run.glob(f"seed-*/{RUN}")):
-        then = "go on with `--seeds`, or choose another --out"
-        raise TrainingError(describe("the folder holds the runs of several seeds", file=run, then=then))
-    if run.exists() and not (run / RUN).is_file() and _visible(run):
-        what = "the folder is not empty and holds no run to go on from"
-        raise TrainingError(describe(what, file=run, then="choose another --out"))
-    if resume:
-        _LOG.info("nothing to resume, starting from the beginning: there is no checkpoint in %s", run)
-    return None
-
-
-def _check_place(run: Path) -> None:
+def check_place(run: Path) -> None:
     """Refuse a folder that cannot be made or written, before minutes are spent on a model that could not be saved."""
     place = next(path for path in (run, *run.absolute().parents) if path.exists())
     if place == run and not place.is_dir():
@@ -134,9 +190,9 @@ def _check_place(run: Path) -> None:
 
 def _is_taken(path: Path) -> bool:
     """Return whether there is something at a path, if only a file: a run that was refused has left an empty folder."""
-    return path.exists() and not (path.is_dir() and not _visible(path))
+    return path.exists() and not (path.is_dir() and not visible(path))
 
 
-def _visible(folder: Path) -> list[Path]:
+def visible(folder: Path) -> list[Path]:
     """Return what is in a folder, but for hidden files: a run that was refused has left its lock."""
     return [path for path in folder.iterdir() if not path.name.startswith(".")]

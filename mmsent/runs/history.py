@@ -9,12 +9,11 @@ from typing import Any
 from mmsent.compute.precision import ResolvedPrecision
 from mmsent.config import Selection, TrainConfig
 from mmsent.errors import CheckpointError
+from mmsent.runs.folder import HISTORY
 from shards.errors import describe
 from shards.files import publish
 
 __all__ = [
-    "BEST",
-    "RUN",
     "EpochResult",
     "StepInfo",
     "TrainResult",
@@ -25,14 +24,6 @@ __all__ = [
     "stopped_early",
     "write_board",
 ]
-
-BEST = "best.safetensors"
-"""The weights of the best epoch, in a run's folder."""
-
-RUN = "run.json"
-"""How a run is trained, in its folder, as of its last start."""
-
-_HISTORY = "history.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +100,7 @@ class TrainResult:
 
 def publish_history(run: Path, history: Sequence[EpochResult]) -> None:
     """Write the epochs of a run to its folder."""
-    publish(run / _HISTORY, (json.dumps([asdict(item) for item in history], indent=1) + "\n").encode())
+    publish(run / HISTORY, (json.dumps([asdict(item) for item in history], indent=1) + "\n").encode())
 
 
 def read_history(run: Path) -> list[EpochResult]:
@@ -118,7 +109,7 @@ def read_history(run: Path) -> list[EpochResult]:
     Raises:
         CheckpointError: if the file is damaged.
     """
-    path = run / _HISTORY
+    path = run / HISTORY
     if not path.is_file():
         return []
     try:

@@ -1,9 +1,8 @@
 """Model, stepper and loaders from their configs and a split."""
 
-import numpy as np
 import torch
 
-from mmsent.batches.batch import allocate_pinned
+from mmsent.batches.batch import host_memory
 from mmsent.compute.distributed import ALONE, World
 from mmsent.compute.precision import ResolvedPrecision
 from mmsent.config import ModelConfig, TrainConfig
@@ -65,7 +64,7 @@ def new_loader(
         world_size=world.size,
         num_readers=train_config.num_readers,
         check=train_config.check,
-        allocate=allocate_pinned if device.type == "cuda" else np.empty,
+        allocate=host_memory(device),
         modalities=model_config.modalities,
         dialogue_turns=model_config.dialogue_turns,
     )

@@ -16,7 +16,8 @@ from mmsent.compute.precision import ResolvedPrecision
 from mmsent.config import TrainConfig
 from mmsent.errors import TrainingError
 from mmsent.runs.checkpoint import Checkpoint, save_checkpoint, save_step_checkpoint
-from mmsent.runs.history import BEST, EpochResult, publish_history
+from mmsent.runs.folder import BEST
+from mmsent.runs.history import EpochResult, publish_history
 from mmsent.training.step import Stepper
 from shards.errors import describe
 from shards.reading.planner import LoaderState

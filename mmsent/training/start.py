@@ -10,17 +10,10 @@ from mmsent.compute.distributed import ALONE, World
 from mmsent.config import DataConfig, ModelConfig, TrainConfig, check_together
 from mmsent.errors import CheckpointError, TrainingError
 from mmsent.model.checks import config_for
-from mmsent.runs.checkpoint import (
-    CHECKPOINTS,
-    Checkpoint,
-    check_fit,
-    checkpoint_paths,
-    load_checkpoint,
-    save_frozen,
-)
-from mmsent.runs.config_toml import CONFIG, config_toml
-from mmsent.runs.folder import last_checkpoint, prepared_folder
-from mmsent.runs.history import RUN, EpochResult, StepInfo, TrainResult
+from mmsent.runs.checkpoint import Checkpoint, check_fit, checkpoint_to_resume, load_checkpoint, save_frozen
+from mmsent.runs.config_toml import config_toml
+from mmsent.runs.folder import CONFIG, RUN, checkpoint_paths, prepared_folder
+from mmsent.runs.history import EpochResult, StepInfo, TrainResult
 from mmsent.training.trainer import Trainer
 from shards.errors import ExpectedError, SpecMismatchError, describe
 from shards.files import publish
@@ -131,11 +124,11 @@ def _last_of_all(run: Path, *, resume: bool, world: World) -> Checkpoint | None:
     """
     if world.is_first:
         try:
-            last = last_checkpoint(run, resume=resume)
+            last = checkpoint_to_resume(run, resume=resume)
         except ExpectedError:
             world.text_of_first("refused")
             raise
-        world.text_of_first("new" if last is None else checkpoint_paths(run)[-1].name)
+        world.text_of_first("new" if last is None else checkpoint_paths(run)[-1].relative_to(run).as_posix())
         return last
     found = world.text_of_first("")
     if found == "refused":
@@ -143,11 +136,11 @@ def _last_of_all(run: Path, *, resume: bool, world: World) -> Checkpoint | None:
     if found == "new":
         return None
     try:
-        return load_checkpoint(run / CHECKPOINTS / found)
+        return load_checkpoint(run / found)
     except CheckpointError as exc:
         then = "give an --out that all machines of the run see"
         what = f"rank {world.rank} cannot read the checkpoint from which rank 0 goes on: {exc}"
-        raise CheckpointError(describe(what.partition("\n")[0], file=run / CHECKPOINTS / found, then=then)) from exc
+        raise CheckpointError(describe(what.partition("\n")[0], file=run / found, then=then)) from exc
 
 
 def _check_same(last: Checkpoint, run: Path, *, model_config: ModelConfig, train_config: TrainConfig) -> None:

@@ -21,6 +21,7 @@ from mmsent.errors import PeerError
 from mmsent.evaluation.predict import predict, score
 from mmsent.model.multimodal import MultimodalModel
 from mmsent.runs.checkpoint import Checkpoint, restore_model
+from mmsent.runs.folder import PROFILE, TENSORBOARD
 from mmsent.runs.history import EpochResult, StepInfo, TrainResult, is_best, is_finished, stopped_early, write_board
 from mmsent.training.assemble import new_loader, new_model, new_stepper
 from mmsent.training.interrupt import SignalWatch
@@ -150,11 +151,11 @@ class Trainer:
             self._watch = stack.enter_context(SignalWatch(save=save, on_exit=on_exit, echoed=self.world.launched))
             stack.callback(self.__dict__.pop, "_watch")  # it holds the trainer, with all of its memory
             board = (
-                stack.enter_context(SummaryWriter(self._run / "tensorboard", purge_step=len(state.history)))
+                stack.enter_context(SummaryWriter(self._run / TENSORBOARD, purge_step=len(state.history)))
                 if is_first
                 else None
             )
-            after_step = stack.enter_context(profiled(self._run / "profile")) if profile and is_first else _do_nothing
+            after_step = stack.enter_context(profiled(self._run / PROFILE)) if profile and is_first else _do_nothing
             state.publish_history()  # a kill may have come between the last checkpoint and it
             try:
                 while not is_finished(state.history, self.config):

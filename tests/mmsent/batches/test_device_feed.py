@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmsent.batches.batch import Batch, allocate_pinned, to_device
+from mmsent.batches.batch import Batch, host_memory, to_device
 from mmsent.batches.device_feed import DeviceFeed, StepQueue, ahead_by_one
 from shards.errors import ShardCorruptError
 from shards.order.orders import InOrder, Shuffled
@@ -307,7 +307,12 @@ def test_one_that_is_left_closes_its_sources() -> None:
 def test_batches_on_a_gpu_are_those_of_the_loader_even_if_the_step_is_late(split: Split) -> None:
     device = torch.device("cuda")
     source = ShardLoader(
-        split, order=Shuffled(len(split), 7), batch_size=5, num_readers=2, ring_size=2, allocate=allocate_pinned
+        split,
+        order=Shuffled(len(split), 7),
+        batch_size=5,
+        num_readers=2,
+        ring_size=2,
+        allocate=host_memory(torch.device("cuda")),
     )
     feed = DeviceFeed(source, device)
     work = torch.zeros(4096, 4096, device=device)

@@ -11,7 +11,7 @@ import pytest
 from mmsent.batches.training_order import training_order
 from mmsent.config import OrderKind, TrainConfig
 from mmsent.errors import TrainingError
-from mmsent.runs.checkpoint import checkpoint_paths
+from mmsent.runs.folder import checkpoint_paths
 from mmsent.runs.history import StepInfo
 from shards.reading.split import Split
 from tests.mmsent.training.test_start import CONFIG, SMALL, StopHereError, assert_same_run, run

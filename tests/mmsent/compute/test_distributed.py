@@ -14,7 +14,8 @@ import pytest
 
 from mmsent.compute.distributed import ALONE, World, world_from_environment
 from mmsent.errors import TrainingError
-from mmsent.runs.checkpoint import checkpoint_paths, load_last_checkpoint
+from mmsent.runs.checkpoint import checkpoint_to_resume
+from mmsent.runs.folder import checkpoint_paths
 from tests.mmsent.training.test_start import assert_same_run
 from tests.support.commands import COMMAND, ROOT, environment, left_alive
 from tests.support.encoders import save_bert
@@ -125,7 +126,7 @@ def test_a_rank_that_is_killed_ends_the_other_with_a_message_and_the_run_goes_on
     assert "Traceback" not in said
     ranks[killed].communicate()
     assert [left_alive(process.pid) for process in ranks] == [[], []]
-    last = load_last_checkpoint(run)
+    last = checkpoint_to_resume(run, resume=True)
     assert last is not None
     epochs = len(last.history) + 1
     for folder in (run, tmp_path / "never-killed"):

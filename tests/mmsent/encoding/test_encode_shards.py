@@ -16,7 +16,7 @@ from mmsent.encoding.frozen_encoders import Pretrained, Run
 from mmsent.errors import CheckpointError, EncoderError
 from mmsent.model.multimodal import MultimodalModel
 from mmsent.runs.checkpoint import load_checkpoint, restore_model
-from mmsent.runs.history import BEST
+from mmsent.runs.folder import BEST
 from mmsent.training.start import train
 from shards.errors import OutputBusyError, ShardError, SpecMismatchError
 from shards.format.index import INDEX_NAME, read_index

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mmsent.evaluation.seeds import dev_scores, evaluate_seeds, evaluation_scores, seed_folder, seed_folders
+from mmsent.evaluation.seeds import dev_scores, evaluate_seeds, evaluation_scores
+from mmsent.runs.folder import seed_folder, seed_folders
 from tests.mmsent.training.test_start import CONFIG, run, shards
 
 __all__ = ["shards"]

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from mmsent.errors import CheckpointError
-from mmsent.runs.checkpoint import checkpoint_paths, load_last_checkpoint
+from mmsent.runs.checkpoint import checkpoint_to_resume
+from mmsent.runs.folder import checkpoint_paths
 from tests.mmsent.training.test_start import CONFIG, assert_same_run, run, shards
 
 __all__ = ["shards"]
@@ -37,7 +38,7 @@ def test_a_file_of_another_program_in_place_of_a_checkpoint_is_refused(shards: P
     for path in checkpoint_paths(tmp_path / "run"):
         path.write_bytes(b"PK\x03\x04 a pickle in a zip, as torch.save writes it")
     with pytest.raises(CheckpointError, match="damaged"):
-        load_last_checkpoint(tmp_path / "run")
+        checkpoint_to_resume(tmp_path / "run", resume=True)
 
 
 def test_other_files_beside_the_checkpoints_are_left_alone(shards: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmsent.runs.checkpoint import checkpoint_paths
+from mmsent.runs.folder import checkpoint_paths
 from mmsent.runs.history import EpochResult, StepInfo
 from mmsent.training.interrupt import SignalWatch
 from tests.mmsent.training.test_start import CONFIG, assert_same_run, run, shards

@@ -12,8 +12,9 @@ from mmsent.compute.precision import resolve_precision
 from mmsent.config import ModelConfig, Precision, Selection, TrainConfig
 from mmsent.errors import CheckpointError, EncoderError, TrainingError
 from mmsent.evaluation.evaluate_run import evaluate_run
-from mmsent.runs.checkpoint import Checkpoint, checkpoint_paths, load_checkpoint, save_checkpoint
-from mmsent.runs.history import BEST, EpochResult, StepInfo, TrainResult
+from mmsent.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from mmsent.runs.folder import BEST, checkpoint_paths
+from mmsent.runs.history import EpochResult, StepInfo, TrainResult
 from mmsent.training.data_statistics import logmel_statistics
 from mmsent.training.start import train
 from shards.errors import OutputBusyError, ShardCorruptError, ShardError, SpecMismatchError
