@@ -102,6 +102,7 @@ def invocations(text: str) -> Iterator[tuple[str, str]]:
 def unknown_in(text: str) -> list[str]:
     """Return what a text names that neither `mmsent` nor a benchmark has, nor another program that is listed."""
     foreign = {option for option, program in FOREIGN_OPTIONS.items() if program in text.lower()}
+    named = [BENCHMARKS.get(name, set()) for name in re.findall(r"benchmarks[./](\w+)", text)]
     unknown = []
     for run, rest in invocations(text):
         known = COMMANDS.get(run.removeprefix("mmsent ")) or BENCHMARKS.get(run.removeprefix("python -m benchmarks."))
@@ -109,7 +110,7 @@ def unknown_in(text: str) -> list[str]:
             unknown.append(run)
             continue
         unknown += [f"{run} {option}" for option in OPTION.findall(rest) if option not in known | foreign]
-    anywhere = set().union(*COMMANDS.values(), *BENCHMARKS.values(), foreign)
+    anywhere = set().union(*COMMANDS.values(), *named, foreign)
     return unknown + [option for option in OPTION.findall(text) if option not in anywhere]
 
 
@@ -172,6 +173,8 @@ def test_the_makefile_names_commands_and_options_that_exist() -> None:
     [
         ("run `mmsent trian` again", ["mmsent trian"]),
         ("give --no-such-option", ["--no-such-option"]),
+        ("give --rounds-of to `python -m benchmarks.peers --rounds 3`", ["--rounds-of"]),
+        ("give --minutes to the benchmark", ["--minutes"]),
         ("give --no-python to torchrun, not --editable", ["--editable"]),
         ("`mmsent verify DIR --epochs 3`", ["mmsent verify --epochs"]),
         ("mmsent verify … --epochs 3", ["mmsent verify --epochs"]),
