@@ -66,7 +66,7 @@ class SoundTrack:
     start_seconds: float = 0.0
     """When it begins, edit lists applied."""
     plain_times: bool = True
-    """Whether all its packets but the last are equally long, and no edit list skips or repeats any within."""
+    """Whether all its packets but the last are equally long, and no edit list hides more than what begins every AAC."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +115,8 @@ def probe_mp4(path: Path) -> Mp4Header:
 
 _MAX_MOOV_BYTES = 64_000_000
 """A clip of five minutes has 0.1 MB."""
+_MOST_PRIMING_SECONDS = 0.1
+"""Of silence that an encoder of sound needs before the first value: AAC's take 21 to 64 ms."""
 _FIRST_KINDS = {b"ftyp", b"free", b"mdat", b"moov", b"pdin", b"skip", b"styp", b"wide"}
 """What an mp4 or its ancestor, QuickTime, begins with."""
 
@@ -261,8 +263,12 @@ def _parse_sound(track: memoryview, media: memoryview, *, movie_timescale: int) 
         duration_seconds=ticks / timescale,
         codec=codec,
         start_seconds=delay_seconds,
-        plain_times=len(edits) <= 1 and has_equal_steps(_table_boxes(media)),
+        plain_times=_hides_little(edits, timescale=timescale) and has_equal_steps(_table_boxes(media)),
     )
+
+
+def _hides_little(edits: NDArray[np.float64], *, timescale: int) -> bool:
+    return len(edits) <= 1 and bool((edits[:, 0] <= _MOST_PRIMING_SECONDS * timescale).all())
 
 
 def _sample_entry(table: memoryview) -> tuple[str, memoryview]:

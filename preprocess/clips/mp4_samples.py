@@ -17,6 +17,8 @@ __all__ = ["has_equal_steps", "key_places"]
 def key_places(table: memoryview) -> NDArray[np.int64]:
     """Return the first byte of each key frame in the file; of every frame where the table lists no key frames.
 
+    None at all where the first frame is not one, so that it cannot be decoded.
+
     Args:
         table: The content of a track's `stbl`.
 
@@ -30,7 +32,7 @@ def key_places(table: memoryview) -> NDArray[np.int64]:
     keys = _numbers(listed, ">u4") - 1
     if len(keys) and not (keys.min() >= 0 and keys.max() < len(places)):
         raise ClipError("the header is damaged: it lists key frames that are not there")
-    return places[keys]
+    return places[keys] if len(keys) and not keys[0] else places[:0]
 
 
 def has_equal_steps(table: memoryview) -> bool:

@@ -155,7 +155,8 @@ class PictureTrack:
         context.flush_buffers()
         last = None
         try:
-            for packet in chain(_from_last_key(self._packets(), int(stamps[min(wanted)])), [None]):
+            packets = _between_keys(self._packets(), *_ends(stamps, wanted))
+            for packet in chain(packets, [None]):
                 context.skip_frame = "DEFAULT" if packet is None or packet.pts in places else "NONREF"
                 for frame in context.decode(packet):
                     if frame.pts is None or (last is None and not _stands_alone(frame)):
@@ -173,7 +174,7 @@ class PictureTrack:
 
     def _walk(self, stamps: NDArray[np.int64], wanted: set[int], shots: "_Shots") -> bool:
         """Decode every frame up to the last wanted one; whether they are those that the packets promise."""
-        packets = list(_from_last_key(self._packets(), int(stamps[min(wanted)])))
+        packets = _between_keys(self._packets(), *_ends(stamps, wanted))
         context = self._stream.codec_context
         context.flush_buffers()
         key = packets[0].dts if packets[0].pts is None else packets[0].pts
@@ -303,12 +304,25 @@ def _decoded(stream: VideoStream, packets: Iterable[Any], counter: _Counter | No
         yield from frames
 
 
-def _from_last_key(packets: Iterable[Any], first: int) -> list[Any]:
-    """Return the packets from the last key frame on that is not after the first wanted frame."""
+def _ends(stamps: NDArray[np.int64], wanted: set[int]) -> tuple[int, int]:
+    """Return the times of the first and of the last wanted frame."""
+    return int(stamps[min(wanted)]), int(stamps[max(wanted)])
+
+
+def _between_keys(packets: Iterable[Any], first: int, last: int) -> list[Any]:
+    """Return the packets that frames of two times and those between need: from the last key frame before them on.
+
+    They end at the second key frame behind: what follows the first in the file may be shown before it.
+    """
     kept: list[Any] = []
+    behind = 0
     for packet in packets:
         stamp = packet.dts if packet.pts is None else packet.pts
-        if packet.is_keyframe and stamp is not None and stamp <= first:
-            kept.clear()
+        if packet.is_keyframe and stamp is not None:
+            if stamp <= first:
+                kept.clear()
+            behind += stamp > last
+            if behind == 2:
+                break
         kept.append(packet)
     return kept

@@ -59,7 +59,6 @@ PICTURES: dict[str, dict[str, tuple[str, ...]]] = {
     "mjpeg": {"intra": ("-c:v", "mjpeg", "-q:v", "2", "-pix_fmt", "yuvj420p")},
     "prores": {"intra": ("-c:v", "prores_ks", "-profile:v", "1")},
     "prores4444": {"intra": ("-c:v", "prores_ks", "-profile:v", "4444", "-pix_fmt", "yuva444p10le")},
-    "dnxhd": {"intra": ("-c:v", "dnxhd", "-profile:v", "dnxhr_lb", "-pix_fmt", "yuv422p")},
     "ffv1": {"intra": ("-c:v", "ffv1")},
     "png": {"intra": ("-c:v", "png")},
     "wmv1": {"no-b": ("-c:v", "wmv1", "-q:v", "2", "-g", "12")},
