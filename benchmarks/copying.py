@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsent.bench.timing import Timing, Way, measure
+from mmsent.bench.timing import Case, Timing, measure
 from shards.order.orders import Shuffled
 from shards.reading.loader import ShardLoader
 from shards.reading.split import Split, copy_bytes
@@ -47,7 +47,7 @@ def load_all(loader: ShardLoader) -> int:
     return sum(len(batch) for batch in loader)
 
 
-def ways(split: Split) -> list[Way]:
+def cases(split: Split) -> list[Case]:
     """Return what is compared."""
     order = Shuffled(len(split), seed=0)
     payloads = [split.array_payload("video", int(i)) for i in order.samples(0, 0, len(split))]
@@ -57,17 +57,17 @@ def ways(split: Split) -> list[Way]:
         kinds: tuple[tuple[str, Copy], ...] = (("memcpy", assign), ("copy_bytes", copy_bytes))
         for name, copy in kinds:
             run = partial(copy_all, payloads, slots, copy)
-            found.append(Way(name=f"{name}, {num_slots} slots", kind="other", group="loading", run=run))
+            found.append(Case(name=f"{name}, {num_slots} slots", kind="other", group="loading", run=run))
     for check in (False, True):
         loader = ShardLoader(split, order=order, batch_size=BATCH_SIZE, num_readers=2, check=check)
         name = f"loader, check {check}"
-        found.append(Way(name=name, kind="ours", group="loading", num_readers=2, run=partial(load_all, loader)))
+        found.append(Case(name=name, kind="ours", group="loading", num_readers=2, run=partial(load_all, loader)))
     return found
 
 
 def table(timings: list[Timing]) -> str:
-    """Draw what was measured in Markdown, each way against the one before it that does the same work otherwise."""
-    lines = ["| way | samples/s (lowest, highest) | times as fast as the line above |", "|---|---|---|"]
+    """Draw what was measured in Markdown, each case against the one before it that does the same work otherwise."""
+    lines = ["| case | samples/s (lowest, highest) | times as fast as the line above |", "|---|---|---|"]
     for above, timing in zip([None, *timings], timings, strict=False):
         low, high = timing.spread
         compared = above is not None and not timing.name.startswith(("memcpy", "loader, check False"))
@@ -90,7 +90,7 @@ def main() -> None:
             samples = (make_sample(i, spec=spec) for i in range(options.samples))
             write_split(Path(scratch), samples, spec=spec, samples_per_shard=128)
             directory = Path(scratch) / "train"
-        sys.stdout.write(table(measure(ways(Split(directory)), rounds=options.rounds)) + "\n")
+        sys.stdout.write(table(measure(cases(Split(directory)), rounds=options.rounds)) + "\n")
 
 
 if __name__ == "__main__":

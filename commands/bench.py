@@ -49,7 +49,7 @@ def bench_command(
     precision: PrecisionOption = None,
     samples: Annotated[int, typer.Option(help="How many samples the loaders read in a round, about.")] = 2000,
     seconds: Annotated[float, typer.Option(help="How long the trainer is timed in a round, about.")] = 5.0,
-    rounds: Annotated[int, typer.Option(help="Rounds, all ways in turns; one more is not counted.")] = 5,
+    rounds: Annotated[int, typer.Option(help="Rounds, all cases in turns; one more is not counted.")] = 5,
     plot: Annotated[Path | None, typer.Option(help="Write a chart to this PNG, too.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -61,10 +61,10 @@ def bench_command(
 
     Example: `mmsent bench --shards meld-shards --plot bench.png`
     """
-    from mmsent.bench.cases import file_ways, loader_ways, train_ways
+    from mmsent.bench.cases import file_cases, loader_cases, train_cases
     from mmsent.bench.chart import plot_timings
     from mmsent.bench.machine import describe_machine, describe_samples
-    from mmsent.bench.timing import Way, measure
+    from mmsent.bench.timing import Case, measure
     from mmsent.bench.verdict import verdict
     from shards.splits import open_split
     from shards.storage.url_folder import is_url
@@ -103,16 +103,16 @@ def bench_command(
         "samples": describe_samples(opened, batch_size=train_config.batch_size),
     }
     tried = sorted({*range(1, min(4, max(2, core_count())) + 1), train_config.num_readers})
-    ways = loader_ways(opened, num_samples=samples, batch_size=train_config.batch_size, readers=tried)
-    with file_ways(opened, batch_size=train_config.batch_size) as from_files, bars_by_name() as on_progress:
-        ways += from_files
+    cases = loader_cases(opened, num_samples=samples, batch_size=train_config.batch_size, readers=tried)
+    with file_cases(opened, batch_size=train_config.batch_size) as from_files, bars_by_name() as on_progress:
+        cases += from_files
         if raw is not None:
             from preprocess.on_the_fly.bench_cases import on_the_fly_ways  # with the decoders, needed nowhere else here
 
             decoding = on_the_fly_ways(raw, num_clips=12)
-            ways += [Way(name=name, kind="other", group="decoding", run=run) for name, run in decoding.items()]
-        ways += train_ways(opened, model_config=model_config, train_config=train_config, seconds=seconds)
-        timings = measure(ways, rounds=rounds, on_progress=partial(on_progress, "measuring"))
+            cases += [Case(name=name, kind="other", group="decoding", run=run) for name, run in decoding.items()]
+        cases += train_cases(opened, model_config=model_config, train_config=train_config, seconds=seconds)
+        timings = measure(cases, rounds=rounds, on_progress=partial(on_progress, "measuring"))
     words = verdict(timings)
     if plot is not None:
         plot_timings(timings, plot)
@@ -134,8 +134,8 @@ def _print_timings(timings: list["Timing"]) -> None:
     from mmsent.bench.verdict import three_figures
 
     table = Table(title="Samples per second, medians", caption=_TIMINGS_CAPTION, caption_justify="left")
-    for column in ("way", "samples/s", "from", "to", "of\nlimit", "CPU s\n/1,000"):
-        table.add_column(column, justify="left" if column == "way" else "right", overflow="fold")
+    for column in ("case", "samples/s", "from", "to", "of\nlimit", "CPU s\n/1,000"):
+        table.add_column(column, justify="left" if column == "case" else "right", overflow="fold")
     limits = {
         timing.group: timing for timing in timings if timing.kind in ("limit", "headroom") and timing.samples_per_second
     }

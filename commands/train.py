@@ -149,7 +149,7 @@ def train_command(
         if not world.is_first:
             logging.getLogger().setLevel(logging.WARNING)
         if out is None:  # on one rank: another would take what that one has made for an older run
-            out = Path(world.text_of_first(str(default_folder(where, resume=resume)) if world.is_first else ""))
+            out = Path(world.broadcast_text(str(default_folder(where, resume=resume)) if world.is_first else ""))
             _LOG.info("the run goes to %s", out)
         if seeds and (out / RUN).exists():
             raise typer.BadParameter(f"--out {out} holds a single run: choose another folder for --seeds")

@@ -13,8 +13,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cli import app
-from mmsent.bench.cases import file_ways, loader_ways, train_ways
-from mmsent.bench.timing import Timing, Way, measure
+from mmsent.bench.cases import file_cases, loader_cases, train_cases
+from mmsent.bench.timing import Case, Timing, measure
 from mmsent.config import ModelConfig, TrainConfig
 from mmsent.errors import TrainingError
 from mmsent.model.multimodal import MultimodalModel
@@ -117,8 +117,8 @@ def test_a_model_that_cannot_be_built_is_tried_once(
 
     monkeypatch.setattr("mmsent.bench.train_bench.new_model", count)
     model_config = ModelConfig(text_encoder="scratch", video_weights=str(tmp_path / "no.pth"))
-    ways = train_ways(Split(shards / "train"), model_config=model_config, train_config=TrainConfig(), seconds=0.1)
-    alone, fed = measure(ways, rounds=2)
+    cases = train_cases(Split(shards / "train"), model_config=model_config, train_config=TrainConfig(), seconds=0.1)
+    alone, fed = measure(cases, rounds=2)
     assert alone.failure == fed.failure != ""
     assert len(built) == 1
 
@@ -126,9 +126,10 @@ def test_a_model_that_cannot_be_built_is_tried_once(
 def test_a_trainer_that_fails_in_one_way_alone_leaves_the_rest_of_the_table(
     shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def diverges(ways: Sequence[Way], **_: object) -> list[Timing]:
+    def diverges(cases: Sequence[Case], **_: object) -> list[Timing]:
         return measure(
-            [replace(way, run=_diverge if way.kind == "headroom" else _four, prepare=None) for way in ways], rounds=1
+            [replace(case, run=_diverge if case.kind == "headroom" else _four, prepare=None) for case in cases],
+            rounds=1,
         )
 
     monkeypatch.setattr("mmsent.bench.timing.measure", diverges)
@@ -186,13 +187,13 @@ def test_every_loader_reads_shards_of_any_storage(tmp_path: Path, storage: Stora
     spec = make_spec(size=16, storage=storage)
     write_split(tmp_path, [make_sample(i, spec=spec) for i in range(12)], spec=spec, samples_per_shard=4)
     split = Split(tmp_path / "train")
-    ways = loader_ways(split, num_samples=5, batch_size=3, readers=(1, 3))
-    with file_ways(split, batch_size=3) as from_files:
-        timings = measure([way for way in (*ways, *from_files) if "workers" not in way.name], rounds=1)
+    cases = loader_cases(split, num_samples=5, batch_size=3, readers=(1, 3))
+    with file_cases(split, batch_size=3) as from_files:
+        timings = measure([case for case in (*cases, *from_files) if "workers" not in case.name], rounds=1)
         assert [timing.failure for timing in timings] == [""] * len(timings)
-        assert [way.run() for way in ways if "workers" not in way.name] == [8] * 7  # of two whole shards
-        assert [way.run() for way in from_files if "workers" not in way.name] == [12]
-    assert [way.num_readers for way in ways if way.kind == "ours"] == [1, 3, 1, 3]
+        assert [case.run() for case in cases if "workers" not in case.name] == [8] * 7  # of two whole shards
+        assert [case.run() for case in from_files if "workers" not in case.name] == [12]
+    assert [case.num_readers for case in cases if case.kind == "ours"] == [1, 3, 1, 3]
     gc.collect()
 
 
@@ -200,7 +201,7 @@ def test_the_files_of_the_comparison_are_taken_away(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     write_split(tmp_path, [make_sample(i) for i in range(3)])
-    with file_ways(Split(tmp_path / "train"), batch_size=2):
+    with file_cases(Split(tmp_path / "train"), batch_size=2):
         assert len(list(tmp_path.glob("temporary/*/*.npy"))) == 9
     assert list((tmp_path / "temporary").iterdir()) == []
 
@@ -208,13 +209,13 @@ def test_the_files_of_the_comparison_are_taken_away(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("batch_size", [4, 5, 12])
 def test_the_trainer_has_full_batches_however_the_split_is_cut(shards: Path, batch_size: int) -> None:
     """12 samples: the last batch of an epoch is ragged, or the epoch ends with it."""
-    ways = train_ways(
+    cases = train_cases(
         Split(shards / "train"),
         model_config=ModelConfig(text_encoder="scratch", modalities=("text",)),
         train_config=TrainConfig(batch_size=batch_size),
         seconds=1e-3,
     )
-    [headroom, fed] = ways
+    [headroom, fed] = cases
     assert headroom.prepare is not None
     headroom.prepare()
     assert [headroom.run() for _ in range(4)] == 4 * [batch_size]
@@ -223,7 +224,7 @@ def test_the_trainer_has_full_batches_however_the_split_is_cut(shards: Path, bat
 
 
 def test_a_split_smaller_than_a_batch_is_a_reason_not_to_measure_the_trainer(shards: Path) -> None:
-    [headroom, _] = train_ways(
+    [headroom, _] = train_cases(
         Split(shards / "train"),
         model_config=ModelConfig(text_encoder="scratch", modalities=("text",)),
         train_config=TrainConfig(batch_size=13),

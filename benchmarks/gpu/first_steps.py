@@ -82,10 +82,10 @@ def _steps(setting: Setting, split: Split, device: torch.device, number_format: 
     losses = []
     gradients = torch.zeros(0)
     for number, host in zip(range(_NUM_STEPS), loader, strict=False):
-        losses.append(float(stepper.compute(to_device(host, device), global_size=len(host))))
+        losses.append(float(stepper.forward_backward(to_device(host, device), global_size=len(host))))
         if number == 0:
             gradients = _gradients(stepper)
-        stepper.update()
+        stepper.optimizer_step()
     return _Steps(losses, gradients)
 
 

@@ -1,4 +1,4 @@
-"""The ways that `mmsent bench` compares: memory, this loader, what users would pick instead, and the trainer."""
+"""The cases that `mmsent bench` compares: memory, this loader, what users would pick instead, and the trainer."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from mmsent.bench.timing import Group, Way
+from mmsent.bench.timing import Case, Group
 from mmsent.bench.train_bench import TrainBench
 from mmsent.config import ModelConfig, TrainConfig
 from shards.format.codec import members, pixels
@@ -22,7 +22,7 @@ from shards.reading.loader import ShardLoader
 from shards.reading.split import Split
 from shards.schema import MODALITIES
 
-__all__ = ["file_ways", "loader_ways", "train_ways"]
+__all__ = ["file_cases", "loader_cases", "train_cases"]
 
 _WORKERS = 2
 """Processes that loaders with workers are given besides none."""
@@ -31,8 +31,8 @@ _FILES = 256
 """Samples that are written to files of their own; more would not change the rate, only take disk."""
 
 
-def loader_ways(split: Split, *, num_samples: int, batch_size: int, readers: Sequence[int]) -> list[Way]:
-    """Return the ways to batches of the first samples of a split, all over the same tars.
+def loader_cases(split: Split, *, num_samples: int, batch_size: int, readers: Sequence[int]) -> list[Case]:
+    """Return the cases of bringing the first samples of a split into batches, all over the same tars.
 
     Args:
         split: Where the samples are.
@@ -50,26 +50,26 @@ def loader_ways(split: Split, *, num_samples: int, batch_size: int, readers: Seq
     }
     views = _payloads(split, num_samples)
     batch = [np.empty((batch_size, member.num_bytes), np.uint8) for member in split.arrays.values()]
-    ways = []
+    cases = []
     what = "the JPEGs" if split.arrays["video"].is_jpeg else "memory"  # the loader also decodes them
     choices: tuple[tuple[Group, Look], ...] = (("loading", _glance), ("reading", _read_all))
     for group, look in choices:
         copy = partial(_repeat, partial(_copy, views, batch, look), num_passes)
-        ways.append(Way(name=f"copying {what}, one thread", kind="limit", group=group, run=copy))
+        cases.append(Case(name=f"copying {what}, one thread", kind="limit", group=group, run=copy))
         for num_readers, loader in loaders.items():
             name = f"mmsent, {num_readers} reader{'s' * (num_readers > 1)}"
             run = partial(_repeat, partial(_iterate, loader, look), num_passes)
-            ways.append(Way(name=name, kind="ours", group=group, num_readers=num_readers, run=run))
+            cases.append(Case(name=name, kind="ours", group=group, num_readers=num_readers, run=run))
     for num_workers in (0, _WORKERS):
         run = partial(_stock_webdataset, urls, members(split.spec), batch_size, num_workers, num_samples)
         name = f"stock webdataset{_with(num_workers)}"
-        ways.append(Way(name=name, kind="other", group="loading", run=run))
-    return ways
+        cases.append(Case(name=name, kind="other", group="loading", run=run))
+    return cases
 
 
 @contextmanager
-def file_ways(split: Split, *, batch_size: int) -> Iterator[list[Way]]:
-    """Write some samples to a file per array in a temporary folder; give the ways to load them with torch."""
+def file_cases(split: Split, *, batch_size: int) -> Iterator[list[Case]]:
+    """Write some samples to a file per array in a temporary folder; give the cases of loading them with torch."""
     with tempfile.TemporaryDirectory(prefix="mmsent-bench-") as folder:
         num_samples = min(_FILES, len(split))
         for i in range(num_samples):
@@ -79,7 +79,7 @@ def file_ways(split: Split, *, batch_size: int) -> Iterator[list[Way]]:
                 np.save(Path(folder) / f"{i}.{name}.npy", array)
         files = _Files(Path(folder), num_samples)
         yield [
-            Way(
+            Case(
                 name=f"torch DataLoader over files{_with(num_workers)}",
                 kind="other",
                 group="loading",
@@ -89,16 +89,16 @@ def file_ways(split: Split, *, batch_size: int) -> Iterator[list[Way]]:
         ]
 
 
-def train_ways(split: Split, *, model_config: ModelConfig, train_config: TrainConfig, seconds: float) -> list[Way]:
-    """Return the ways to train for about so many seconds each: on one batch again and again, and on the loader's.
+def train_cases(split: Split, *, model_config: ModelConfig, train_config: TrainConfig, seconds: float) -> list[Case]:
+    """Return the cases of training for about so many seconds each: on one batch again and again, and on the loader's.
 
     Preparing them builds the model, which raises `EncoderError` where its weights cannot be had.
     """
     bench = TrainBench(split, model_config=model_config, train_config=train_config, seconds=seconds)
     common: dict[str, Any] = {"group": "training", "prepare": bench.prepare, "once_if_over_seconds": 4 * seconds}
     return [
-        Way(name="trainer, one batch again", kind="headroom", run=bench.run_headroom, **common),
-        Way(
+        Case(name="trainer, one batch again", kind="headroom", run=bench.run_headroom, **common),
+        Case(
             name="trainer, loader's batches",
             kind="fed",
             num_readers=train_config.num_readers,

@@ -1,4 +1,4 @@
-"""Ways of doing the same thing, timed in turns: the moods of a machine that is shared meet all of them alike."""
+"""Cases timed in alternating rounds, so that other load of the machine hits all of them alike."""
 
 import math
 import resource
@@ -10,27 +10,27 @@ from typing import Literal
 
 from shards.errors import ExpectedError
 
-__all__ = ["Group", "Kind", "Timing", "Way", "measure"]
+__all__ = ["Case", "Group", "Kind", "Timing", "measure"]
 
 Group = Literal["loading", "reading", "decoding", "training"]
 """What is compared: batches in memory, the same with every byte read, samples from raw clips, steps of training."""
 
 
 Kind = Literal["limit", "ours", "other", "headroom", "fed"]
-"""What a way is in the comparison: the physical limit, this project's, what users would pick instead; and the trainer
+"""Part of a case in the comparison: the physical limit, this project's, what users would pick instead; and the trainer
 on one batch that is on its device already, and on the loader's batches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
-    """One way."""
+class Case:
+    """One thing to time."""
 
     name: str
     run: Callable[[], int]
-    """Does it once, and returns how many samples that were."""
+    """Do it once, and return how many samples that were."""
     kind: Kind
     group: Group
-    """Ways of a group are compared with each other."""
+    """Cases of a group are compared with each other."""
     num_readers: int = 0
     """Threads of the loader in it."""
     prepare: Callable[[], None] | None = None
@@ -41,7 +41,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """What was measured of a way, one figure per run."""
+    """What was measured of a case, one figure per run."""
 
     name: str
     kind: Kind
@@ -66,7 +66,7 @@ class Timing:
         return min(rates), max(rates)
 
     def times(self, other: "Timing") -> float:
-        """Return how many times as fast as another way this one was; within a group, the median over the rounds."""
+        """Return how many times as fast as another case this one was; within a group, the median over the rounds."""
         if self.group != other.group or len(self.samples_per_second) != len(other.samples_per_second):
             return self.median / other.median
         pairs = zip(self.samples_per_second, other.samples_per_second, strict=True)
@@ -74,54 +74,54 @@ class Timing:
 
 
 def measure(
-    ways: Sequence[Way], *, rounds: int, on_progress: Callable[[int, int], None] = lambda done, total: None
+    cases: Sequence[Case], *, rounds: int, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> list[Timing]:
-    """Time ways group by group, within a group in turns: all once in each round.
+    """Time cases group by group, within a group in turns: all once in each round.
 
     Groups come one after the other, since a trainer's memory would push the shards out of the page cache.
 
     Args:
-        ways: What to time. The `ExpectedError` or `ImportError` of one is its result, and of what is not this project's
-            any error; it is not tried again.
+        cases: What to time. The `ExpectedError` or `ImportError` of one is its result, and any error of one of the kind
+            `other`; it is not tried again.
         rounds: Rounds that count.
         on_progress: Called with the runs that are done and those that there will be.
     """
-    found = {id(way): _Runs() for way in ways}
-    done, total = 0, len(ways) * (rounds + 1)
-    for group in dict.fromkeys(way.group for way in ways):
+    found = {id(case): _Runs() for case in cases}
+    done, total = 0, len(cases) * (rounds + 1)
+    for group in dict.fromkeys(case.group for case in cases):
         for number in range(rounds + 1):
-            for way in ways:
-                if way.group == group:
-                    found[id(way)].add(way, warm_up=number == 0)
+            for case in cases:
+                if case.group == group:
+                    found[id(case)].add(case, warm_up=number == 0)
                     done += 1
                     on_progress(done, total)
-    return [found[id(way)].timing(way) for way in ways]
+    return [found[id(case)].timing(case) for case in cases]
 
 
 @dataclass(slots=True)
 class _Runs:
-    """What was measured of a way so far."""
+    """What was measured of a case so far."""
 
     rates: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     failure: str = ""
     too_long: bool = False
 
-    def add(self, way: Way, *, warm_up: bool) -> None:
-        """Run a way once more, unless it cannot be done or takes too long to be repeated."""
+    def add(self, case: Case, *, warm_up: bool) -> None:
+        """Run a case once more, unless it cannot be done or takes too long to be repeated."""
         if self.failure or self.too_long:
             return
         try:
-            if warm_up and way.prepare is not None:
-                way.prepare()
+            if warm_up and case.prepare is not None:
+                case.prepare()
                 return
             start, start_cpu = time.perf_counter(), _cpu_seconds()
-            num_samples = way.run()
+            num_samples = case.run()
         except (ExpectedError, ImportError) as exc:
             self.failure = str(exc)
             return
         except Exception as exc:
-            if way.kind != "other":
+            if case.kind != "other":
                 raise
             self.failure = f"{type(exc).__name__}: {exc}"  # a worker without shared memory, a file it cannot decode
             return
@@ -129,15 +129,15 @@ class _Runs:
         if not warm_up:
             self.rates.append(num_samples / seconds)
             self.cpu.append(1000 * cpu_seconds / num_samples)
-            self.too_long = seconds > way.once_if_over_seconds
+            self.too_long = seconds > case.once_if_over_seconds
 
-    def timing(self, way: Way) -> Timing:
+    def timing(self, case: Case) -> Timing:
         """Return all of it."""
         return Timing(
-            name=way.name,
-            kind=way.kind,
-            group=way.group,
-            num_readers=way.num_readers,
+            name=case.name,
+            kind=case.kind,
+            group=case.group,
+            num_readers=case.num_readers,
             samples_per_second=tuple(self.rates) if not self.failure else (),
             cpu_seconds_per_1000=tuple(self.cpu) if not self.failure else (),
             failure=self.failure,

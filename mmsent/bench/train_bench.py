@@ -121,5 +121,5 @@ class TrainBench:
 
 
 def _step(stepper: Stepper, batch: Batch) -> None:
-    stepper.compute(batch, global_size=len(batch))
-    stepper.update()
+    stepper.forward_backward(batch, global_size=len(batch))
+    stepper.optimizer_step()

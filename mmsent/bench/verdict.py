@@ -26,7 +26,7 @@ def verdict(timings: Sequence[Timing]) -> list[str]:
     """Say what bounds training here, by how much, and which setting to change.
 
     Args:
-        timings: Of the ways of `mmsent.bench.cases`.
+        timings: Of the cases of `mmsent.bench.cases`.
 
     Returns:
         Sentences, the most important first.
@@ -99,7 +99,7 @@ def _of(timings: Sequence[Timing], group: Group, kind: Kind) -> list[Timing]:
 
 
 def _because(timings: Sequence[Timing], group: Group, kind: Kind) -> str:
-    """Return in brackets why the first of some ways could not be measured; empty if it was."""
+    """Return in brackets why the first of some cases could not be measured; empty if it was."""
     failures = [item.failure.partition("\n")[0] for item in timings if (item.group, item.kind) == (group, kind)]
     return f" ({failures[0]})" if failures and failures[0] else ""
 

@@ -36,21 +36,21 @@ class World:
         """Whether this is rank 0, which alone writes and draws."""
         return self.rank == 0
 
-    def sum_(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """Add up a tensor over all ranks, in place, and return it."""
         if self.size > 1:
             with peer_trouble():
                 dist.all_reduce(tensor)
         return tensor
 
-    def copy_of_first_(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite tensors with those of rank 0."""
         if self.size > 1:
             with peer_trouble():
                 for tensor in tensors:
                     dist.broadcast(tensor, src=0)
 
-    def text_of_first(self, text: str) -> str:
+    def broadcast_text(self, text: str) -> str:
         """Return the text that rank 0 gives; what the others give is not looked at."""
         if self.size == 1:
             return text

@@ -82,7 +82,7 @@ def predict(
         found = torch.cat(outputs[labels.task]).cpu()
         whole = torch.zeros(len(loader.split), found.shape[1])
         whole[places] = found
-        joined[labels.task] = world.sum_(whole)
+        joined[labels.task] = world.all_reduce(whole)
         truth[labels.task] = torch.from_numpy(loader.split.rows["labels"][:, number].astype(np.int64))
     return Predictions(
         logits=joined,

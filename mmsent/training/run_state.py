@@ -99,7 +99,7 @@ class RunState:
             loader: Place after the step.
         """
         with self._lock:
-            norm = self._stepper.update()
+            norm = self._stepper.optimizer_step()
             self._loss_sum += loss.double() * num_samples
             if not self._stepper.optimizer.skips_infinite_steps:
                 self._loss_sum += norm.double() * 0  # not a number from here on, if the norm is none

@@ -126,11 +126,11 @@ def _last_of_all(run: Path, *, resume: bool, world: World) -> Checkpoint | None:
         try:
             last = checkpoint_to_resume(run, resume=resume)
         except ExpectedError:
-            world.text_of_first("refused")
+            world.broadcast_text("refused")
             raise
-        world.text_of_first("new" if last is None else checkpoint_paths(run)[-1].relative_to(run).as_posix())
+        world.broadcast_text("new" if last is None else checkpoint_paths(run)[-1].relative_to(run).as_posix())
         return last
-    found = world.text_of_first("")
+    found = world.broadcast_text("")
     if found == "refused":
         raise TrainingError(describe("rank 0 cannot start the run", then="see its message"))
     if found == "new":

@@ -85,7 +85,7 @@ class Stepper:
         """Rate at the last step of what starts from random weights."""
         return self.optimizer.learning_rate(self.num_steps)
 
-    def compute(self, batch: Batch, *, global_size: int) -> Tensor:
+    def forward_backward(self, batch: Batch, *, global_size: int) -> Tensor:
         """Compute the gradients of a step and return its loss, this rank's share of it, on the device.
 
         Nothing is changed that `tensors` and `state` give.
@@ -96,7 +96,7 @@ class Stepper:
         """
         _seed_device(_step_seed(self._config.seed, self.num_steps, self._world.rank), self._device)
         if self._loss.is_weighted:
-            weight = self._world.sum_(self._loss.weight(batch.labels))
+            weight = self._world.all_reduce(self._loss.weight(batch.labels))
         else:
             num_tasks = len(batch.labels)
             weight = torch.full((num_tasks,), float(global_size), device=self._device)
@@ -112,7 +112,7 @@ class Stepper:
             total += loss.detach()
         return total
 
-    def update(self) -> Tensor:
+    def optimizer_step(self) -> Tensor:
         """Change the weights by the gradients, and return the gradients' norm before it was clipped, on the device.
 
         From here on `tensors` and `state` give what this step has made.
@@ -124,17 +124,17 @@ class Stepper:
         self._keep_buffers()
         return norm
 
-    def unite_buffers(self) -> None:
+    def broadcast_buffers(self) -> None:
         """Take rank 0's running statistics on all ranks, before they are evaluated: they are those that are saved."""
         buffers = list(self._buffers.values())
         if self.average is not None:
             averaged = self.average.model.trained_state()
             buffers += [averaged[name] for name in self._buffers]
-        self._world.copy_of_first_(buffers)
+        self._world.broadcast(buffers)
         self._keep_buffers()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors that a step changes, by name, as the last `update` left them; not copies."""
+        """Return all tensors that a step changes, by name, as the last `optimizer_step` left them; not copies."""
         found = {f"model.{name}": value for name, value in {**self.model.trained_state(), **self._kept}.items()}
         if self.average is not None:
             found |= {f"average.{name}": value for name, value in self.average.model.trained_state().items()}

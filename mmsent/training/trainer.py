@@ -218,7 +218,7 @@ class Trainer:
         before, after = self._state.loader, self._feed.state()
         global_size = after.position - before.position
         batch = augment(batch, self.config, epoch=before.epoch, modalities=self.model.config.modalities)
-        loss = self.world.sum_(self._stepper.compute(batch, global_size=global_size))
+        loss = self.world.all_reduce(self._stepper.forward_backward(batch, global_size=global_size))
         if self.device.type == "cpu":  # where looking costs nothing, before the weights are spoilt
             self._state.check_finite(float(loss))
         if self.world.size == 1 and self._watch.signum:
@@ -239,7 +239,7 @@ class Trainer:
 
     def _finish_epoch(self) -> EpochResult:
         """Validate, keep the weights if they are the best so far, and save where the next epoch begins."""
-        self._stepper.unite_buffers()
+        self._stepper.broadcast_buffers()
         predictions = predict(
             self._stepper.evaluated_model,
             self._dev_loader,

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsent.bench.timing import Group, Kind, Timing, Way, measure
+from mmsent.bench.timing import Case, Group, Kind, Timing, measure
 from shards.errors import ShardError, describe
 
 
 class Fake:
-    """A way that keeps account of its calls."""
+    """A case that keeps account of its calls."""
 
     def __init__(self, name: str, calls: list[str], *, fails_at: int = 0, failure: Exception | None = None) -> None:
         self.name = name
@@ -26,15 +26,15 @@ class Fake:
             raise self._failure
         return 10
 
-    def way(
+    def case(
         self,
         *,
         group: Group = "loading",
         kind: Kind = "ours",
         prepare: Callable[[], None] | None = None,
         once_if_over_seconds: float = 60.0,
-    ) -> Way:
-        return Way(
+    ) -> Case:
+        return Case(
             name=self.name,
             run=self.run,
             kind=kind,
@@ -58,7 +58,7 @@ def timing_of(*rates: float, group: Group = "loading", failure: str = "") -> Tim
 
 def test_every_round_is_a_figure_and_the_first_run_is_none() -> None:
     fake = Fake("a", [])
-    (timing,) = measure([fake.way()], rounds=3)
+    (timing,) = measure([fake.case()], rounds=3)
     assert fake.num_runs == 4
     assert len(timing.samples_per_second) == len(timing.cpu_seconds_per_1000) == 3
     assert min(timing.samples_per_second) > 0
@@ -68,17 +68,17 @@ def test_every_round_is_a_figure_and_the_first_run_is_none() -> None:
 
 def test_what_is_prepared_needs_no_run_that_does_not_count() -> None:
     calls: list[str] = []
-    (timing,) = measure([Fake("run", calls).way(prepare=lambda: calls.append("prepare"))], rounds=2)
+    (timing,) = measure([Fake("run", calls).case(prepare=lambda: calls.append("prepare"))], rounds=2)
     assert calls == ["prepare", "run", "run"]
     assert len(timing.samples_per_second) == 2
 
 
-def test_ways_of_a_group_take_turns_and_groups_come_one_after_the_other() -> None:
+def test_cases_of_a_group_take_turns_and_groups_come_one_after_the_other() -> None:
     calls: list[str] = []
     training, loading, reading = Fake("t", calls), Fake("l", calls), Fake("r", calls)
     other = Fake("o", calls)
-    ways = [loading.way(), training.way(group="training"), reading.way(group="reading"), other.way()]
-    timings = measure(ways, rounds=2)
+    cases = [loading.case(), training.case(group="training"), reading.case(group="reading"), other.case()]
+    timings = measure(cases, rounds=2)
     assert calls == [*"lololo", *"ttt", *"rrr"]
     assert [timing.name for timing in timings] == ["l", "t", "r", "o"]
 
@@ -88,7 +88,7 @@ def test_a_way_that_fails_is_not_tried_again_and_has_its_reason_instead_of_figur
     calls: list[str] = []
     reason = describe("no weights", then="get some")
     bad, good = Fake("bad", calls, fails_at=fails_at, failure=ShardError(reason)), Fake("good", calls)
-    failed, fine = measure([bad.way(), good.way()], rounds=3)
+    failed, fine = measure([bad.case(), good.case()], rounds=3)
     assert bad.num_runs == fails_at
     assert good.num_runs == 4
     assert failed.failure == reason
@@ -101,24 +101,24 @@ def test_a_way_that_cannot_be_prepared_is_not_run() -> None:
         raise ImportError("no such library")
 
     fake = Fake("a", [])
-    (timing,) = measure([fake.way(prepare=prepare)], rounds=2)
+    (timing,) = measure([fake.case(prepare=prepare)], rounds=2)
     assert (fake.num_runs, timing.failure) == (0, "no such library")
 
 
 def test_a_bug_of_ours_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
-        measure([Fake("a", [], fails_at=2, failure=ZeroDivisionError()).way()], rounds=2)
+        measure([Fake("a", [], fails_at=2, failure=ZeroDivisionError()).case()], rounds=2)
 
 
 def test_whatever_fails_in_what_others_made_is_a_result_and_not_the_end() -> None:
     failure = RuntimeError("worker (pid 7) is killed by signal: Bus error")
-    (timing,) = measure([Fake("a", [], fails_at=2, failure=failure).way(kind="other")], rounds=2)
+    (timing,) = measure([Fake("a", [], fails_at=2, failure=failure).case(kind="other")], rounds=2)
     assert timing.failure == "RuntimeError: worker (pid 7) is killed by signal: Bus error"
 
 
 def test_a_run_that_took_too_long_is_not_repeated_and_counts() -> None:
     slow, quick = Fake("slow", []), Fake("quick", [])
-    slow_timing, quick_timing = measure([slow.way(once_if_over_seconds=0.0), quick.way()], rounds=4)
+    slow_timing, quick_timing = measure([slow.case(once_if_over_seconds=0.0), quick.case()], rounds=4)
     assert (slow.num_runs, len(slow_timing.samples_per_second)) == (2, 1)  # the one that does not count, and one
     assert (quick.num_runs, len(quick_timing.samples_per_second)) == (5, 4)
     assert not slow_timing.failure
@@ -126,8 +126,8 @@ def test_a_run_that_took_too_long_is_not_repeated_and_counts() -> None:
 
 def test_progress_counts_to_the_end_whatever_is_left_out() -> None:
     seen: list[tuple[int, int]] = []
-    ways = [Fake("a", [], fails_at=1).way(), Fake("b", []).way(group="training", once_if_over_seconds=0.0)]
-    measure(ways, rounds=3, on_progress=lambda done, total: seen.append((done, total)))
+    cases = [Fake("a", [], fails_at=1).case(), Fake("b", []).case(group="training", once_if_over_seconds=0.0)]
+    measure(cases, rounds=3, on_progress=lambda done, total: seen.append((done, total)))
     assert seen == [(done, 8) for done in range(1, 9)]
 
 
@@ -140,7 +140,7 @@ def test_processor_time_is_that_of_all_threads() -> None:
             pool.submit(burn).result()
         return 1
 
-    (timing,) = measure([Way(name="a", run=run, kind="ours", group="loading")], rounds=1)
+    (timing,) = measure([Case(name="a", run=run, kind="ours", group="loading")], rounds=1)
     assert timing.cpu_seconds_per_1000[0] > 5  # 5 ms of a thread that the caller waits for
 
 

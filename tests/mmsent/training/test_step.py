@@ -37,8 +37,8 @@ def make_stepper(encoder: Path, config: TrainConfig = CONFIG, *, trained: bool =
 
 def step(stepper: Stepper, samples: list[int]) -> float:
     batch = make_batch(samples)
-    loss = stepper.compute(batch, global_size=len(batch))
-    stepper.update()
+    loss = stepper.forward_backward(batch, global_size=len(batch))
+    stepper.optimizer_step()
     return float(loss)
 
 
@@ -130,11 +130,11 @@ def test_random_numbers_of_a_step_depend_on_its_number_alone(encoder: Path) -> N
         stepper = Stepper(model, CONFIG, loss=loss, precision="fp32", device=CPU, steps_per_epoch=5)
         torch.rand(draws)
         batch = make_batch([0, 1, 2])
-        losses.append([float(stepper.compute(batch, global_size=3)) for _ in range(2)])
+        losses.append([float(stepper.forward_backward(batch, global_size=3)) for _ in range(2)])
     assert losses[0] == losses[1]
     assert losses[0][0] == losses[0][1]  # the same step twice
-    stepper.update()
-    assert float(stepper.compute(batch, global_size=3)) != losses[0][0]
+    stepper.optimizer_step()
+    assert float(stepper.forward_backward(batch, global_size=3)) != losses[0][0]
 
 
 def test_a_forward_pass_moves_nothing_that_is_saved_before_its_update() -> None:
@@ -146,9 +146,9 @@ def test_a_forward_pass_moves_nothing_that_is_saved_before_its_update() -> None:
     stepper = Stepper(model, CONFIG, loss=loss, precision="fp32", device=CPU, steps_per_epoch=5)
     before = {name: value.clone() for name, value in stepper.tensors().items()}
     batch = make_batch([0, 1, 2])
-    stepper.compute(batch, global_size=3)
+    stepper.forward_backward(batch, global_size=3)
     assert all(torch.equal(value, stepper.tensors()[name]) for name, value in before.items())
-    stepper.update()
+    stepper.optimizer_step()
     moved = [name for name, value in before.items() if not torch.equal(value, stepper.tensors()[name])]
     assert any("running_mean" in name for name in moved)
 
@@ -180,7 +180,7 @@ def test_what_is_loaded_lies_in_memory_as_its_weights_do() -> None:
     stopped, resumed = make(), make()
     for parameter in stopped.model.parameters():
         parameter.grad = torch.ones_like(parameter)
-    stopped.update()
+    stopped.optimizer_step()
     resumed.load({name: tensor.contiguous() for name, tensor in stopped.tensors().items()}, stopped.state())
     ours, theirs = resumed.tensors(), stopped.tensors()
     assert any(not tensor.is_contiguous() for name, tensor in theirs.items() if name.endswith("exp_avg"))
