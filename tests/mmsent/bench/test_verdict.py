@@ -69,12 +69,12 @@ def test_a_loader_that_is_faster_with_more_readers_names_their_number() -> None:
         "The data bounds training here: 8,000 samples/s on one batch again and again, 2,800 on the loader's batches; "
         "65% of the time is lost."
     )
-    assert words[1] == "Give `mmsent train` `--readers 3`, which loads 3.0 times as fast."
+    assert words[1] == "Give `mmsent train` `--set train.num_readers=3`, which loads 3.0 times as fast."
 
 
 def test_a_loader_that_is_faster_with_fewer_readers_names_their_number() -> None:
     words = verdict([*loader(9_000.0, 3_000.0), *trainer(8_000.0, 2_800.0, num_readers=2)])
-    assert words[1].startswith("Give `mmsent train` `--readers 1`")
+    assert words[1].startswith("Give `mmsent train` `--set train.num_readers=1`")
 
 
 @pytest.mark.parametrize("rates", [(5_000.0, 5_200.0), (5_200.0, 5_000.0)])
@@ -82,7 +82,7 @@ def test_a_loader_that_no_number_of_readers_helps_asks_for_smaller_samples(rates
     words = verdict([*loader(*rates), *trainer(8_000.0, 4_500.0)])
     assert words[0].startswith("The model bounds training here, but waits for data: ")
     assert words[0].endswith("44% of the time is lost.")
-    assert words[1].startswith("Other numbers of `--readers` do not help: make smaller samples")
+    assert words[1].startswith("Other numbers of readers (`train.num_readers`) do not help: make smaller samples")
 
 
 def test_a_loader_that_is_fast_enough_by_itself_is_not_given_more_readers() -> None:
