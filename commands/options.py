@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CACHE_GIGABYTES",
-    "MODEL_PANEL",
     "OPTIMISER_PANEL",
     "BatchSizeOption",
     "CacheOption",
@@ -41,9 +40,9 @@ _OPTION_NAMES = {"num_utterances": "utterances", "num_workers": "workers"}
 
 CACHE_GIGABYTES = 20.0
 
-MODEL_PANEL = "The model"
+_MODEL_PANEL = "The model"
 OPTIMISER_PANEL = "Optimisation"
-DATA_PANEL = "Reading the data"
+_DATA_PANEL = "Reading the data"
 
 _MODEL = ModelConfig()
 _TRAIN = TrainConfig()
@@ -54,18 +53,18 @@ CacheOption = Annotated[
         metavar="DIR",
         help="Where shards behind a URL are kept, for all runs of this machine.",
         show_default="~/.cache/mmsent/shards",
-        rich_help_panel=DATA_PANEL,
+        rich_help_panel=_DATA_PANEL,
     ),
 ]
 CacheSizeOption = Annotated[
-    float, typer.Option(help="Gigabytes that the cache never exceeds.", rich_help_panel=DATA_PANEL)
+    float, typer.Option(help="Gigabytes that the cache never exceeds.", rich_help_panel=_DATA_PANEL)
 ]
 TextEncoderOption = Annotated[
     str | None,
     typer.Option(
         help="Another encoder with the same tokenizer: a Hugging Face name or a folder.",
         show_default="the one the shards were tokenized for",
-        rich_help_panel=MODEL_PANEL,
+        rich_help_panel=_MODEL_PANEL,
     ),
 ]
 VideoWeightsOption = Annotated[
@@ -73,7 +72,7 @@ VideoWeightsOption = Annotated[
     typer.Option(
         help="Weights of the video encoder: `kinetics`, `none` (random), or the path of a state dict.",
         show_default=_MODEL.video_weights,
-        rich_help_panel=MODEL_PANEL,
+        rich_help_panel=_MODEL_PANEL,
     ),
 ]
 ModalitiesOption = Annotated[
@@ -81,7 +80,7 @@ ModalitiesOption = Annotated[
     typer.Option(
         help="What the model looks at, with commas.",
         show_default=",".join(_MODEL.modalities),
-        rich_help_panel=MODEL_PANEL,
+        rich_help_panel=_MODEL_PANEL,
     ),
 ]
 TrainEncodersOption = Annotated[
@@ -89,7 +88,7 @@ TrainEncodersOption = Annotated[
     typer.Option(
         help="Pre-trained encoders to train too: `video`, `text` or `video,text`.",
         show_default="none",
-        rich_help_panel=MODEL_PANEL,
+        rich_help_panel=_MODEL_PANEL,
     ),
 ]
 BatchSizeOption = Annotated[

@@ -20,7 +20,7 @@ def test_the_error_names_batch_size_precision_parts_and_what_was_needed() -> Non
     words = str(caught.value)
     assert "batches of 256 in 2 parts in fp32" in words
     assert "2.00 GiB more were asked for, 1.50 GiB of 79.11 GiB are free" in words
-    for remedy in ("--accumulation-steps 4", "--batch-size", "--precision bf16"):
+    for remedy in ("--set train.accumulation_steps=4", "--batch-size", "--precision bf16"):
         assert remedy in words
 
 

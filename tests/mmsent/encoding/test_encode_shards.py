@@ -529,8 +529,8 @@ def test_the_command_says_what_it_made_and_what_to_run_next(shards: Path, tmp_pa
     assert done.returncode == 0, done.stderr
     assert "9 samples encoded in" in done.stdout
     assert "4 shards made, 0 kept" in done.stdout
-    wanted = "--text-encoder tiny-bert --video-encoder mc3_18 --text-pooling mean"
-    assert f"mmsent train --shards {tmp_path / 'out'} --out RUN {wanted}" in " ".join(done.stdout.split())
+    wanted = "--set model.video_encoder=mc3_18 --set model.text_pooling=mean"
+    assert f"mmsent train --shards {tmp_path / 'out'} {wanted}" in " ".join(done.stdout.split())
     again = mmsent(*command)
     assert "nothing to do: all 4 shards are up to date" in again.stdout
     refused = mmsent(*command, "--run", tmp_path)

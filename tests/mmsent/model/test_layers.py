@@ -27,5 +27,5 @@ def test_what_comes_after_the_layers_is_the_top_and_what_they_share_the_stem() -
 
 
 def test_an_encoder_of_unknown_layers_is_refused_with_the_remedy() -> None:
-    with pytest.raises(EncoderError, match=r"(?s)the text encoder Linear has.*--layer-decay 1"):
+    with pytest.raises(EncoderError, match=r"(?s)the text encoder Linear has.*--set train\.layer_decay=1"):
         layers_from_top(nn.Linear(2, 2), name="text")

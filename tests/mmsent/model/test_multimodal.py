@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mmsent.batches.batch import Batch, to_device
-from mmsent.config import Fusion, ModelConfig, TrainConfig
+from mmsent.config import OF_SHARDS, Fusion, ModelConfig, TrainConfig, check_together
 from mmsent.errors import EncoderError
 from mmsent.model.multimodal import MultimodalModel
 from mmsent.training.optimizer import parameter_groups
@@ -269,9 +269,9 @@ def test_encoded_shards_give_what_raw_ones_give_without_the_backbones() -> None:
 @pytest.mark.parametrize(
     ("config", "encoding", "match"),
     [
-        (ModelConfig(video_encoder="mc3_18"), {"video": AS_VIDEO}, "--video-encoder r3d_18"),
+        (ModelConfig(video_encoder="mc3_18"), {"video": AS_VIDEO}, "--set model.video_encoder=r3d_18"),
         (SCRATCH, {"video": AS_VIDEO}, "leave out `--video-weights`"),
-        (replace(SCRATCH, text_pooling="mean"), {"text": AS_TEXT}, "--text-pooling pooler"),
+        (replace(SCRATCH, text_pooling="mean"), {"text": AS_TEXT}, "--set model.text_pooling=pooler"),
         (replace(SCRATCH, text_encoder="roberta-base"), {"text": AS_TEXT}, "--text-encoder scratch"),
         (ModelConfig(train_encoders=("video",)), {"video": AS_VIDEO}, "leave video out of `--train-encoders`"),
     ],
@@ -284,7 +284,7 @@ def test_outputs_of_another_encoder_are_refused_with_the_remedy(
 
 
 def test_shards_tokenized_for_another_encoder_are_refused_with_the_remedy() -> None:
-    with pytest.raises(EncoderError, match="--text-encoder scratch"):
+    with pytest.raises(EncoderError, match="leave out `--text-encoder`"):
         model_of(replace(SCRATCH, text_encoder="bert-base-uncased"))
 
 
@@ -322,6 +322,44 @@ def test_encoders_to_train_that_would_change_nothing_are_refused(values: dict[st
 def test_numbers_that_make_no_run_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(values))):
         TrainConfig(**values)
+
+
+def test_the_text_encoder_is_the_one_the_shards_were_tokenized_for() -> None:
+    model = model_of(replace(SCRATCH, text_encoder=OF_SHARDS))
+    assert model.config == SCRATCH
+    with pytest.raises(EncoderError, match="leave text out of `--train-encoders`"):
+        model_of(replace(SCRATCH, text_encoder=OF_SHARDS, train_encoders=("text",)))
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"text_pooling": "mean", "modalities": ("audio",)}, "text_pooling is for text"),
+        ({"video_encoder": "mc3_18", "modalities": ("audio",)}, "video_encoder is for video"),
+        ({"fusion": "gated", "modalities": ("audio",)}, "fusion is for several modalities"),
+    ],
+)
+def test_what_a_model_has_no_use_for_is_refused(values: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        ModelConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "match"),
+    [
+        ({}, {"text_learning_rate": 1e-3}, "trained text encoder"),
+        ({"train_encoders": ("text",)}, {"video_learning_rate": 1e-3}, "trained video encoder"),
+        ({}, {"layer_decay": 0.9}, "trained encoders"),
+        ({"modalities": ("text",)}, {"crop_and_flip": True}, "for video"),
+        ({"modalities": ("text",)}, {"spec_augment": True}, "for audio"),
+        ({"modalities": ("text",)}, {"modality_dropout": 0.1}, "the only modality"),
+    ],
+)
+def test_what_the_training_of_a_model_has_no_use_for_is_refused(
+    model: dict[str, Any], values: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        check_together(ModelConfig(**model), TrainConfig(**values))
 
 
 def test_another_tokenizer_is_refused_before_any_weights_are_fetched() -> None:

@@ -127,7 +127,7 @@ def test_without_the_pooler_no_parameter_is_trained_in_vain(kind: str, pooling: 
 
 @pytest.mark.parametrize("kind", WITHOUT_POOLER)
 def test_an_encoder_without_a_pooler_names_the_pooling_that_it_has(kind: str) -> None:
-    with pytest.raises(EncoderError, match="--text-pooling mean"):
+    with pytest.raises(EncoderError, match=r"--set model\.text_pooling=mean"):
         built(kind, "pooler")
 
 
@@ -137,7 +137,7 @@ def test_a_pooler_that_would_start_from_random_weights_is_refused(tmp_path: Path
     name = saved(tmp_path, RobertaForMaskedLM(RobertaConfig(**SMALL)))  # as language models are published: no pooler
     with pytest.raises(EncoderError, match="random") as caught:
         load_text_model(name, pooling="pooler", config=None, spec=SPEC)
-    assert "--text-pooling mean" in str(caught.value)
+    assert "--set model.text_pooling=mean" in str(caught.value)
     assert load_text_model(name, pooling="mean", config=None, spec=SPEC).pooler is None
 
 

@@ -666,7 +666,7 @@ def test_too_many_missing_clips_are_refused_before_anything_is_made(meld: Path, 
     for _ in range(2):
         with pytest.raises(DatasetError, match=r"3 of 7 rows of train have no clip .*allowed are 10%") as caught:
             build(meld, tmp_path / "out", max_failed_fraction=0.1)
-        assert "--max-failed-fraction" in str(caught.value)
+        assert "--set preprocess.max_failed_fraction=" in str(caught.value)
         assert not (tmp_path / "out").exists()
 
 
@@ -690,7 +690,7 @@ def test_what_the_refusal_advises_is_accepted_and_costs_no_decoding_again(meld: 
     out = tmp_path / "out"
     with pytest.raises(DatasetError) as caught:
         build(meld, out, max_failed_fraction=0.1)
-    advised = re.search(r"--max-failed-fraction ([\d.]+)", str(caught.value))
+    advised = re.search(r"max_failed_fraction=([\d.]+)", str(caught.value))
     assert advised is not None
     assert build(meld, out, max_failed_fraction=float(advised[1]))["train"] == 0
     assert len(Split(out / "train")) == 7

@@ -85,7 +85,7 @@ def test_dialogues_in_one_piece_each_are_taken(numbers: list[int]) -> None:
 
 
 def test_a_split_without_dialogues_is_refused_with_the_remedy() -> None:
-    with pytest.raises(ShardError, match=r"(?s)do not say which dialogue.*file: here.*--dialogue-turns 1"):
+    with pytest.raises(ShardError, match=r"(?s)do not say which dialogue.*file: here.*--set model.dialogue_turns=1"):
         check_dialogues(np.zeros(3, dtype=np.uint64), where="here")
 
 
