@@ -82,8 +82,7 @@ def read_reference(root: Path, case: Case) -> Reference:
     if case.drawn_levels:
         whole = replace(whole, frames=draw_pictures()[: len(whole.starts)])
     order = np.argsort(whole.starts, kind="stable")
-    step = 2 if min(whole.frames.shape[1:3]) >= 96 else 1  # hundreds of them are kept
-    starts, frames = whole.starts[order], whole.frames[order, ::step, ::step]
+    starts, frames = whole.starts[order], _halved(whole.frames[order])  # hundreds of them are kept
     waveform = whole.waveform
     if case.span is not None:
         start, end = case.span
@@ -92,6 +91,15 @@ def read_reference(root: Path, case: Case) -> Reference:
         starts, frames = starts[inside], frames[inside]
         waveform = waveform[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
     return Reference(frames=frames, starts=starts, waveform=waveform)
+
+
+def _halved(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return frames of half the height and width, each pixel the mean of four; small ones as they are."""
+    count, height, width, _ = frames.shape
+    if min(height, width) < 96:
+        return frames
+    even = frames[:, : height // 2 * 2, : width // 2 * 2].reshape(count, height // 2, 2, width // 2, 2, 3)
+    return even.mean(axis=(2, 4)).round().astype(np.uint8)
 
 
 def judge(extracted: Extract, reference: Reference) -> Judgement:
