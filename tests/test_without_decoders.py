@@ -12,7 +12,7 @@ from tests.support.warm_start import ROOT, environment, start_python
 pytestmark = pytest.mark.slow
 
 SPEC = make_spec(num_frames=2, size=16, num_mels=8, num_hops=24)
-ENCODERS = ("--video-weights", "none", "--video-encoder", "mc3_18")
+ENCODERS = ("--video-weights", "none", "--set", "model.video_encoder=mc3_18")
 BLOCKED = ("av", "decord")
 
 
@@ -78,10 +78,24 @@ def test_a_run_is_evaluated_without_a_decoder(blocked: Path, shards: Path, run: 
 
 
 def test_samples_are_encoded_without_a_decoder(blocked: Path, shards: Path, run: Path, tmp_path: Path) -> None:
-    output = run_without_decoders(blocked, "encode", shards, "--out", tmp_path / "out", "--run", run)
+    where = ("--shards", shards, "--out", tmp_path / "out")
+    output = run_without_decoders(blocked, "encode", *where, "--run", run, "--modalities", "audio")
     assert "16 samples encoded" in output
 
 
 def test_loaders_are_measured_without_a_decoder(blocked: Path, shards: Path, encoder: Path) -> None:
-    options = ("--text-encoder", encoder, *ENCODERS, "--batch-size", "4", "--json")
+    options = (
+        "--text-encoder",
+        encoder,
+        *ENCODERS,
+        "--batch-size",
+        "4",
+        "--samples",
+        "8",
+        "--seconds",
+        "0.1",
+        "--rounds",
+        "1",
+        "--json",
+    )
     assert "mmsent" in run_without_decoders(blocked, "bench", "--shards", shards, *options)
