@@ -4,11 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := data/demo
+# A worker for each core; a file is run by one of them, those with slow tests first.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 # Small encoders from random weights, so a rate for training from scratch and few epochs.
 DEMO_TRAIN := --text-encoder scratch --video-weights none --epochs 8 --batch-size 16 --learning-rate 1e-3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-modalities pictures test test-all check lint types clean
+.PHONY: help install demo demo-modalities pictures quick test exhaustive test-all check lint types clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -37,11 +39,16 @@ demo-modalities: $(STAMP)  ## Train on one modality at a time, after `make demo`
 pictures: $(STAMP)  ## Draw the picture of README.md, after `make demo`
 	$(BIN)/python docs/pictures/make_pictures.py $(DEMO)/shards $(DEMO)/run
 
-test: $(STAMP)  ## Run all tests
-	$(BIN)/python -m pytest
+quick: $(STAMP)  ## Run the tests that take no more than a few seconds each
+	$(PYTEST) -m 'not slow and not exhaustive'
 
-test-all: $(STAMP)  ## Run the tests, and all files of the decoders' matrix
-	$(BIN)/python -m pytest -m ''
+test: $(STAMP)  ## Run the tests: every law, kill and fault
+	$(PYTEST)
+
+exhaustive: $(STAMP)  ## Run what `make test` samples on all cases, in processes started from nothing
+	FRESH=1 HYPOTHESIS_PROFILE=exhaustive $(PYTEST) -m 'exhaustive or hypothesis'
+
+test-all: test exhaustive  ## Run all tests on all cases, as CI does
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -50,7 +57,7 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-check: lint types test  ## Everything that CI runs
+check: lint types test-all  ## Everything that CI runs
 
 clean:  ## Remove what make made
 	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -79,7 +79,7 @@ def real_shards(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_killed_after_its_first_epoch_and_resumed_ends_as_one_never_killed(
     real_shards: Path, tmp_path: Path
 ) -> None:
-    arguments = ("train", "--shards", real_shards, *TRAIN, "--epochs", "2")
+    arguments = ("train", "--shards", real_shards, *TRAIN, "--set", "model.video_encoder=mc3_18", "--epochs", "2")
     assert mmsent(*arguments, "--out", tmp_path / "whole").returncode == 0
     process = start_mmsent(*arguments, "--out", tmp_path / "killed")
     while not (tmp_path / "killed" / "history.json").exists():

@@ -17,9 +17,10 @@ from mmsent.errors import TrainingError
 from mmsent.runs.checkpoint import checkpoint_to_resume
 from mmsent.runs.folder import checkpoint_paths
 from tests.mmsent.training.test_start import assert_same_run
-from tests.support.commands import COMMAND, ROOT, environment, left_alive
+from tests.support.commands import COMMAND, left_alive
 from tests.support.encoders import save_bert
 from tests.support.samples import make_sample, make_spec, write_split
+from tests.support.warm_start import ROOT, environment, start_python
 
 SPEC = make_spec(num_frames=8, size=32)
 
@@ -45,17 +46,15 @@ def start_ranks(size: int, *arguments: object, command: tuple[str, ...] = ()) ->
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = command or (sys.executable, "-m", "tests.support.ranks")
+    words = [*(command or (sys.executable, "-m", "tests.support.ranks"))[1:], *map(str, arguments)]
     common = {**environment(), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [
-        subprocess.Popen(
-            [*command, *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
+        start_python(
+            *words,
             env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)},
-            start_new_session=True,
+            cwd=ROOT,
+            new_session=True,
+            fresh="torch.distributed.run" in words,
         )
         for rank in range(size)
     ]
