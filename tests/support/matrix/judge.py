@@ -99,7 +99,8 @@ def _halved(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if min(height, width) < 96:
         return frames
     even = frames[:, : height // 2 * 2, : width // 2 * 2].reshape(count, height // 2, 2, width // 2, 2, 3)
-    return even.mean(axis=(2, 4)).round().astype(np.uint8)
+    halved: NDArray[np.uint8] = even.mean(axis=(2, 4)).round().astype(np.uint8)
+    return halved
 
 
 def judge(extracted: Extract, reference: Reference) -> Judgement:
