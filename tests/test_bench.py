@@ -26,6 +26,8 @@ from tests.support.clips import write_meld
 from tests.support.commands import mmsent
 from tests.support.samples import make_sample, make_spec, write_split
 
+pytestmark = pytest.mark.slow
+
 TINY = ("--rounds", "1", "--samples", "8", "--seconds", "0.1", "--batch-size", "4")
 SCRATCH = ("--text-encoder", "scratch", "--video-weights", "none")
 

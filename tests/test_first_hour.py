@@ -12,6 +12,8 @@ from mmsent.runs.folder import checkpoint_paths
 from tests.support.commands import mmsent
 from tests.support.samples import make_sample, write_split
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("--frames", "4", "--size", "32x32", "--set", "preprocess.num_hops=100")
 
 
@@ -23,7 +25,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.mark.slow
 def test_the_four_commands_end_well_as_they_stand(home: Path) -> None:
     made = mmsent("preprocess", "meld/", "--text-encoder", "scratch", *SMALL, cwd=home)
     assert made.returncode == 0, made.stderr

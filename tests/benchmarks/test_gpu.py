@@ -7,10 +7,11 @@ import pytest
 
 from tests.support.warm_start import ROOT, start_python
 
+pytestmark = pytest.mark.slow
+
 PARTS = ("limits", "first-steps", "runs", "training", "compile", "loaders", "encoding", "other-precisions", "jpegs")
 
 
-@pytest.mark.slow
 def test_every_part_runs_on_a_cpu_and_what_is_compared_holds(tmp_path: Path) -> None:
     process = start_python("-m", "benchmarks.gpu", "--smoke", "--out", str(tmp_path), cwd=ROOT)
     output, errors = process.communicate(timeout=900)

@@ -21,6 +21,8 @@ from benchmarks.peers.samples import Samples, export
 from benchmarks.peers.table import markdown, median_ratio, spread
 from tests.support.samples import make_sample, make_spec, write_split
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 OPTIONS = Options(batch_size=4, rounds=2, least_seconds=0.01, timeout_seconds=60)
 

@@ -33,6 +33,8 @@ from tests.support.commands import ROOT, environment, mmsent
 from tests.support.encoders import save_bert
 from tests.support.samples import make_sample, make_spec, with_labels, write_split
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"train": 7, "dev": 2}  # in shards of 3
 ABSENT: dict[int, tuple[str, ...]] = {1: ("video",), 4: ("video", "audio")}
 
@@ -297,7 +299,6 @@ for number in range(1, 100):
 """Arguments: text encoder, raw shards, and where each killed run leaves its folder."""
 
 
-@pytest.mark.slow
 def test_a_run_that_is_killed_at_any_rename_goes_on_to_the_same_bytes(
     shards: Path, tmp_path: Path, encoders: Encoders
 ) -> None:
@@ -520,7 +521,6 @@ def test_progress_is_told_by_split_in_samples(shards: Path, tmp_path: Path, enco
     assert told == [("train", 0, 7), ("train", 3, 7), ("train", 6, 7), ("train", 7, 7), ("dev", 0, 2), ("dev", 2, 2)]
 
 
-@pytest.mark.slow
 def test_the_command_says_what_it_made_and_what_to_run_next(shards: Path, tmp_path: Path, encoders: Encoders) -> None:
     command = ["encode", "--shards", str(shards), "--out", str(tmp_path / "out"), "--batch-size", "2"]
     command += ["--text-encoder", str(encoders.text), "--set", "model.text_pooling=mean"]

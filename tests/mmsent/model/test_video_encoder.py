@@ -13,6 +13,8 @@ from mmsent.errors import EncoderError
 from mmsent.model.video_encoder import VideoEncoder, check_clip_size, load_video_model
 from tests.support.samples import make_spec
 
+pytestmark = pytest.mark.slow
+
 NAMES: tuple[VideoEncoderName, ...] = get_args(VideoEncoderName)
 Resnet = Literal["r3d_18", "mc3_18", "r2plus1d_18"]
 
@@ -45,7 +47,6 @@ def test_models_without_a_fixed_size_take_any_and_give_their_width(name: VideoEn
     assert model.encode(clips(2, 4, 16)).shape == (2, model.width)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mvit_v1_b", "mvit_v2_s", "swin3d_s", "swin3d_b"])
 def test_large_models_give_their_width_for_the_clips_they_were_trained_on(name: VideoEncoderName) -> None:
     model = encoder(name, frozen=True)

@@ -24,6 +24,8 @@ from shards.schema import Modality
 from tests.support.encoders import save_bert
 from tests.support.samples import make_sample, make_spec, with_byte_changed, write_split
 
+pytestmark = pytest.mark.slow
+
 MODEL = ModelConfig(text_encoder="scratch", video_weights="none")
 SMALL = replace(MODEL, modalities=("audio", "text"))
 CONFIG = TrainConfig(batch_size=5, max_epochs=3, precision="fp32", learning_rate=1e-3, checkpoint_steps=2)
@@ -121,7 +123,6 @@ def test_scoring_says_that_a_run_has_epochs_before_it(
     assert "not finished" not in caplog.text
 
 
-@pytest.mark.slow
 def test_all_three_encoders_learn_together(shards: Path, tmp_path: Path) -> None:
     result = run(shards, tmp_path / "run", model=MODEL, config=replace(CONFIG, max_epochs=3))
     assert result.epochs[-1].train_loss < result.epochs[0].train_loss
@@ -341,7 +342,6 @@ def test_a_disk_that_is_full_when_the_best_weights_are_saved_loses_no_epoch(
     assert_same_run(tmp_path / "whole", tmp_path / "full")
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # of torch's own use of itself
 def test_compiled_encoders_learn_as_others_do(shards: Path, tmp_path: Path) -> None:
     plain = run(shards, tmp_path / "plain", model=replace(SMALL, modalities=("text",)))

@@ -49,6 +49,8 @@ from tests.support.clips import (
 )
 from tests.support.commands import left_alive
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 WHOLE = Part()
 TOKENIZER = learn_tokenizer([row.text for row in make_rows(7)])
@@ -561,7 +563,6 @@ def start(arguments: Sequence[str]) -> "subprocess.Popen[bytes]":
     )
 
 
-@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_gives_the_same_bytes(original: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command(original, whole), cwd=ROOT, check=True, capture_output=True, timeout=120)
@@ -586,7 +587,6 @@ def test_a_run_that_is_killed_again_and_again_gives_the_same_bytes(original: Pat
     }
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_the_workers_of_a_killed_run_end_too(original: Path, tmp_path: Path) -> None:
     process = start(command(original, tmp_path / "out"))

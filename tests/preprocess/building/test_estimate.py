@@ -19,6 +19,8 @@ from tests.preprocess.building.test_build import TOKENIZER, WHOLE, build
 from tests.support.clips import clip_path, make_rows, small_config, write_csv, write_meld
 from tests.support.commands import mmsent
 
+pytestmark = pytest.mark.slow
+
 NUM_ROWS = 11
 
 

@@ -30,6 +30,8 @@ from tests.preprocess.building.test_build import (
 from tests.support.clips import Row, clip_path, make_rows, small_config, write_csv, write_meld, write_numbered_clip
 from tests.support.samples import with_byte_changed
 
+pytestmark = pytest.mark.slow
+
 OTHER_TOKENIZER = learn_tokenizer(["quite other words", "and a few more of them"])
 
 

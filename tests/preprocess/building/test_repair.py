@@ -21,6 +21,8 @@ from tests.support.clips import clip_path, make_rows, small_config, write_meld, 
 from tests.support.commands import mmsent
 from tests.support.samples import with_byte_changed
 
+pytestmark = pytest.mark.slow
+
 SPLITS = ("train", "dev", "test")
 
 

@@ -20,6 +20,8 @@ from preprocess.errors import DatasetError
 from shards.schema import EMOTION, SENTIMENT, SPLITS
 from tests.support.commands import left_alive, start_mmsent
 
+pytestmark = pytest.mark.slow
+
 _SMALL = DemoConfig(num_utterances=18)
 _FRAME_RATE = Fraction(24000, 1001)
 _VALUES_PER_FRAME = 2002

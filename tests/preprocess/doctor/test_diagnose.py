@@ -26,6 +26,8 @@ from tests.support.clips import (
 )
 from tests.support.commands import mmsent
 
+pytestmark = pytest.mark.slow
+
 SHARED = Path(__file__).parents[4] / "shared"
 MELD_MINI = SHARED / "meld-mini"
 MELD_CSV = SHARED / "meld-csv"

@@ -22,6 +22,8 @@ from shards.storage.url_folder import RetryPolicy, UrlFolder
 from tests.support.disks import mounted
 from tests.support.faulty_server import KINDS, Fault, FaultyServer, folder_answer, wait_until
 
+pytestmark = pytest.mark.slow
+
 QUICK = RetryPolicy(num_tries=4, first_wait_seconds=0.001, longest_wait_seconds=0.002, request_bytes=300)
 SIZE = 1000
 NUM_FILES = 8
@@ -437,7 +439,6 @@ print(done)
 """
 
 
-@pytest.mark.slow
 def test_processes_under_stress_never_exceed_the_bound_nor_read_wrong_bytes(
     tmp_path: Path, server: FaultyServer, folder: UrlFolder
 ) -> None:
