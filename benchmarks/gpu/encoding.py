@@ -20,7 +20,10 @@ def encoding(setting: Setting) -> None:
         if not setting.has_time(10, f"encoding {' and '.join(modalities)}"):
             continue
         out = setting.scratch / f"encoded-{'-'.join(modalities)}"
-        config = replace(setting.model_config(), modalities=modalities)
+        config = setting.model_config()
+        if "video" not in modalities:  # a setting of what is left out is refused
+            config = replace(config, video_encoder="r3d_18")
+        config = replace(config, modalities=modalities)
         with free_memory(setting.device):
             start = time.perf_counter()
             done = encode_shards(shards, out, encoders=Pretrained(config), batch_size=64, precision="auto")

@@ -19,6 +19,14 @@ from tests.support.samples import make_sample, with_labels, write_split
 
 TEXT = replace(SMALL, modalities=("text",))
 ORDERS: tuple[OrderKind, ...] = get_args(OrderKind)
+
+
+def in_order(order: OrderKind, *, shards_per_block: int, **changes: int) -> TrainConfig:
+    """Return the config of an order; the number of shards is for blocks alone."""
+    blocks = {"shards_per_block": shards_per_block} if order == "block-shuffle" else {}
+    return replace(CONFIG, order=order, **blocks, **changes)
+
+
 EMOTIONS = ["neutral"] * 24 + ["joy"] * 6 + ["anger"] * 2
 SENTIMENTS = ["neutral", "positive"] * 16
 """Of the second task, and not those of the first."""
@@ -51,7 +59,7 @@ def epochs(split: Split, config: TrainConfig, *, count: int = 1) -> Iterator[lis
 def test_an_order_without_weights_has_every_sample_once_and_is_new_in_each_epoch(
     split: Split, order: OrderKind
 ) -> None:
-    first, second = epochs(split, replace(CONFIG, order=order, shards_per_block=2), count=2)
+    first, second = epochs(split, in_order(order, shards_per_block=2), count=2)
     assert sorted(first) == sorted(second) == list(range(32))
     assert first != second
     assert first != list(range(32))
@@ -113,7 +121,7 @@ def test_length_bucketed_batches_hold_less_padding(split: Split) -> None:
 def test_a_run_in_any_order_that_was_stopped_and_resumed_ends_as_one_never_stopped(
     shards: Path, tmp_path: Path, order: OrderKind
 ) -> None:
-    config = replace(CONFIG, batch_size=8, max_epochs=2, order=order, shards_per_block=3, checkpoint_steps=2)
+    config = in_order(order, shards_per_block=3, batch_size=8, max_epochs=2, checkpoint_steps=2)
     run(shards, tmp_path / "whole", model=TEXT, config=config)
 
     def stop(info: StepInfo) -> None:
@@ -135,7 +143,7 @@ def test_a_run_does_not_go_on_in_another_order(shards: Path, tmp_path: Path) -> 
             shards,
             tmp_path / "run",
             model=TEXT,
-            config=replace(config, order="class-balanced", max_epochs=2),
+            config=replace(CONFIG, order="class-balanced", max_epochs=2),
             resume=True,
         )
     with pytest.raises(TrainingError, match="shards_per_block: 3 against 4"):

@@ -50,8 +50,8 @@ class Encoders:
         return ModelConfig(
             modalities=modalities,
             text_encoder=str(self.text),
-            text_pooling="mean",
-            video_encoder="mc3_18",
+            text_pooling="mean" if "text" in modalities else "pooler",
+            video_encoder="mc3_18" if "video" in modalities else "r3d_18",
             video_weights=str(self.video),
         )
 
