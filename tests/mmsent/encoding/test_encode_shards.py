@@ -342,7 +342,7 @@ def test_other_weights_are_refused_by_name_and_taken_when_asked_to(
     ("change", "field"),
     [
         ({"text_pooling": "cls"}, r"encoded\.text\.pooling: 'mean' against 'cls'"),
-        ({"modalities": ("text",)}, r"encoded\.video: 'outputs of mc3_18' against 'raw'"),
+        ({"modalities": ("text",), "video_encoder": "r3d_18"}, r"encoded\.video: 'outputs of mc3_18' against 'raw'"),
     ],
 )
 def test_other_encoders_into_the_same_folder_are_refused_by_name(
