@@ -1,7 +1,7 @@
 """Memory of preprocessing over many clips, and what the process that plans and writes needs of a core.
 
     python -m benchmarks.endurance MELD.Raw --rows 2000
-    python -m benchmarks.endurance data/demo/meld --rows 14000
+    mmsent make-demo DIR --height 720 && python -m benchmarks.endurance DIR --rows 14000
 
 Makes a MELD folder of so many rows with the clips of the given folder again and again (hard links), runs
 `mmsent preprocess` on it, and reads memory and CPU time of its processes from /proc (Linux) meanwhile.

@@ -1,6 +1,6 @@
 """Speed and memory of preprocessing, side by side with the limit and with what it replaces.
 
-    python -m benchmarks.preprocess data/demo/meld
+    mmsent make-demo DIR --height 720 && python -m benchmarks.preprocess DIR
     python -m benchmarks.preprocess MELD.Raw --clips 60 --rounds 5
 
 In every round all ways go over the same clips, on one core, in turns; then whole runs with 1 and 2 workers. The table

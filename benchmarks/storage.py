@@ -1,6 +1,6 @@
 """Raw frames against one JPEG per sample: size, likeness, and the speed of reading them while training.
 
-    python -m benchmarks.storage data/demo/meld
+    mmsent make-demo DIR --height 720 && python -m benchmarks.storage DIR
     python -m benchmarks.storage MELD.Raw --clips 64
 
 Decodes the clips once at the default size, encodes the frames in each way, writes a split of each, and reads it through

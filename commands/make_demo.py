@@ -25,6 +25,9 @@ def make_demo_command(
     directory: Annotated[Path, typer.Argument(help="Folder to make; it must not exist or be empty.")],
     utterances: Annotated[int, typer.Option(help="Clips in all, over the three splits.")] = _DEMO.num_utterances,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = _DEMO.seed,
+    height: Annotated[
+        int, typer.Option(help="Rows of pixels of a clip; 720 as in MELD, to measure speed on.")
+    ] = _DEMO.height,
     workers: Annotated[int | None, typer.Option(help="Processes that encode; as many as cores if not given.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -37,7 +40,9 @@ def make_demo_command(
     """
     from preprocess.demo.make_demo import make_demo
 
-    config = checked(lambda: DemoConfig(num_utterances=utterances, seed=seed, num_workers=worker_count(workers)))
+    config = checked(
+        lambda: DemoConfig(num_utterances=utterances, seed=seed, height=height, num_workers=worker_count(workers))
+    )
     with progress_bars() as progress:
         task = progress.add_task("clips", total=None)
         summary = make_demo(directory, config, on_progress=partial(move_bar, progress, task))

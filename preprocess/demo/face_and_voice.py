@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from preprocess.config import DRAWN_HEIGHT
 from preprocess.demo.rows import FRAME_RATE, SPEAKERS
 
 __all__ = ["SAMPLE_RATE", "draw_pictures", "speak"]
@@ -16,8 +17,10 @@ SAMPLE_RATE = 48000
 """Waveform values per second of every MELD clip."""
 _VALUES_PER_FRAME = int(SAMPLE_RATE / FRAME_RATE)
 """A whole number, so picture and sound end together."""
-_HEIGHT, _WIDTH = 90, 160
-"""Drawn at an eighth of the clip's size: fast to make, and a block of 8x8 equal pixels is cheap to encode."""
+_HEIGHT, _WIDTH = DRAWN_HEIGHT, 160
+"""Drawn smaller than the clip: fast to make, and a block of equal pixels is cheap to encode."""
+_WHISPER = 12
+"""Decibels by which a whisper is softer than a calm voice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,54 +88,69 @@ _MANNERS = {
 
 
 def draw_pictures(
-    face_emotion: str, speaker: str, *, num_frames: int, generator: np.random.Generator
+    face_emotion: str | None, speaker: str, *, num_frames: int, generator: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Draw a face that moves in the manner of `face_emotion` before a speckled wall.
+    """Draw a face that moves in the manner of `face_emotion` before a speckled wall, or the back of a head for None.
 
     Returns:
         `(T, 90, 160, 3)` uint8, YUV in limited range.
     """
-    manner = _MANNERS[face_emotion]
+    manner = _MANNERS[face_emotion or "neutral"]
     seconds = np.arange(num_frames) / float(FRAME_RATE)  # (T,)
     progress = np.linspace(-0.5, 0.5, num_frames)  # (T,)
     strength = generator.uniform(0.6, 1.4)
     beat = manner.beat * generator.uniform(0.8, 1.25) * seconds + generator.uniform()  # (T,), in turns
-    size = generator.uniform(22, 28)
+    size = generator.uniform(28, 34)
     radius = size * (1 + strength * manner.growth * progress)
     x = _WIDTH / 2 + generator.normal(0, 12) + size * strength * manner.sway * np.sin(2 * np.pi * beat)
     y = _HEIGHT / 2 + generator.normal(0, 4) + size * strength * manner.sink * progress
     y = y - size * strength * manner.bounce * (np.abs(np.sin(np.pi * beat)) - 0.5)
 
-    rows, columns = np.mgrid[:_HEIGHT, :_WIDTH].astype(np.float32)
-    down = (rows - y[:, None, None]) / radius[:, None, None]  # (T, H, W), in radii from the middle of the face
-    right = (columns - x[:, None, None]) / radius[:, None, None]
-    face = down**2 + right**2 < 1
-    shirt = (down > 0.8) & (np.abs(right) < 1.2) & ~face
+    rows, columns = np.arange(_HEIGHT)[:, None], np.arange(_WIDTH)
+    down = _in_radii(rows, y, radius)  # (T, H, 1)
+    right = _in_radii(columns, x, radius)  # (T, 1, W)
+    head = down**2 + right**2 < 1  # (T, H, W)
+    shirt = (down > 0.8) & (np.abs(right) < 1.2) & ~head
     eyes = (np.abs(right) - 0.4) ** 2 + (down + 0.25) ** 2 < 0.02
     mouth = (np.abs(down - 0.45 + manner.smile * (right**2 - 0.12)) < 0.08) & (np.abs(right) < 0.5)
-    hair = face & (down < -0.6)
+    hair = head if face_emotion is None else head & (down < -0.6)
 
-    hue = np.radians(manner.hue + generator.normal(0, 15))
+    hue = np.radians(manner.hue + generator.normal(0, 12))
     colour = max(0.0, manner.colour * generator.uniform(0.8, 1.3)) + abs(generator.normal(0, 8))
     skin = (generator.uniform(135, 175), 128 + colour * np.cos(hue), 128 + colour * np.sin(hue))
     who = list(SPEAKERS).index(speaker)
-    wall = generator.normal(80, 8, (_HEIGHT // 5, _WIDTH // 5)).repeat(5, axis=0).repeat(5, axis=1)
-    pictures = np.empty((num_frames, _HEIGHT, _WIDTH, 3), np.float32)
-    pictures[..., 0] = wall + generator.normal(0, 4, (_HEIGHT, _WIDTH))
-    pictures[..., 1:] = 128 + generator.normal(0, 6, 2)
-    pictures[face | shirt] = skin
+    wall = np.empty((_HEIGHT, _WIDTH, 3))
+    wall[..., 0] = generator.normal(80, 8, (_HEIGHT // 5, _WIDTH // 5)).repeat(5, axis=0).repeat(5, axis=1)
+    wall[..., 0] += generator.normal(0, 4, (_HEIGHT, _WIDTH))
+    wall[..., 1:] = 128 + generator.normal(0, 6, 2)
+    pictures = np.repeat(_in_limits(wall)[None], num_frames, axis=0)
+    pictures[head | shirt] = _in_limits(np.array(skin))
+    pictures[head & (eyes | mouth)] = (30, 128, 128)
     pictures[hair] = (40 + 25 * who, 128, 128)
-    pictures[face & (eyes | mouth)] = (30, 128, 128)
-    return pictures.clip(16, 235).astype(np.uint8)
+    return pictures
 
 
-def speak(voice_emotion: str, speaker: str, *, num_frames: int, generator: np.random.Generator) -> NDArray[np.float32]:
-    """Sing syllables in the manner of `voice_emotion` over the hiss of a room.
+def _in_radii(
+    pixels: NDArray[np.int64], middle: NDArray[np.float64], radius: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Measure pixels of one axis from the middle of the face, in its radii, at each of T moments."""
+    return ((pixels - middle[:, None, None]) / radius[:, None, None]).astype(np.float32)
+
+
+def _in_limits(colours: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Round YUV to whole numbers of the limited range."""
+    return colours.clip(16, 235).astype(np.uint8)
+
+
+def speak(
+    voice_emotion: str | None, speaker: str, *, num_frames: int, generator: np.random.Generator
+) -> NDArray[np.float32]:
+    """Sing syllables in the manner of `voice_emotion` over the hiss of a room, or whisper them for None.
 
     Returns:
         `(N,)` in [-1, 1] at 48 kHz, as long as `num_frames` frames.
     """
-    manner = _MANNERS[voice_emotion]
+    manner = _MANNERS[voice_emotion or "neutral"]
     num_values = num_frames * _VALUES_PER_FRAME
     seconds = np.arange(num_values) / SAMPLE_RATE  # (N,)
     progress = np.linspace(-0.5, 0.5, num_values)
@@ -145,15 +163,23 @@ def speak(voice_emotion: str, speaker: str, *, num_frames: int, generator: np.ra
 
     octaves = np.log2(manner.pitch) + generator.normal(0, 0.06) + manner.glide * progress / 12
     octaves = octaves + generator.normal(0, 0.06, syllable[-1] + 1)[syllable]
-    pitch = SPEAKERS[speaker] * 2**octaves  # (N,), Hz
-    tone = np.exp(2j * np.pi * np.cumsum(pitch) / SAMPLE_RATE)  # harmonic h is its power h
     tilt = manner.tilt + generator.normal(0, 0.1)
-    voice, harmonic = np.zeros(num_values), np.ones(num_values, np.complex128)
-    for h in range(1, int(4000 / pitch.max()) + 1):
-        harmonic = harmonic * tone
-        voice += h**-tilt * harmonic.imag
-    voice *= envelope
     loudness = -30 + manner.loudness + generator.normal(0, 1.5)  # dB of full scale
+    if voice_emotion is None:
+        voice, loudness = generator.normal(0, 1, num_values), loudness - _WHISPER
+    else:
+        voice = _tone(SPEAKERS[speaker] * 2**octaves, tilt=tilt)
+    voice *= envelope
     voice *= 10 ** (loudness / 20) / np.sqrt(np.mean(voice**2))
     hiss = generator.normal(0, 10 ** (generator.uniform(-62, -54) / 20), num_values)
     return (voice + hiss).clip(-1, 1).astype(np.float32)
+
+
+def _tone(pitch: NDArray[np.float64], *, tilt: float) -> NDArray[np.float64]:
+    """Sum the harmonics up to 4 kHz of a pitch in Hz at each of N moments; harmonic h has amplitude `h**-tilt`."""
+    first = np.exp(2j * np.pi * np.cumsum(pitch) / SAMPLE_RATE)  # harmonic h is its power h
+    tone, harmonic = np.zeros(len(pitch)), np.ones(len(pitch), np.complex128)
+    for h in range(1, int(4000 / pitch.max()) + 1):
+        harmonic = harmonic * first
+        tone += h**-tilt * harmonic.imag
+    return tone

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.config import DemoConfig
+from preprocess.config import DRAWN_HEIGHT, DemoConfig
 from preprocess.demo.clip_writer import write_clip
 from preprocess.demo.face_and_voice import SAMPLE_RATE, draw_pictures, speak
 from preprocess.demo.rows import CLIP_FOLDERS, FRAME_RATE, DemoRow, make_rows
@@ -48,7 +48,7 @@ def make_demo(directory: Path, config: DemoConfig, *, on_progress: Callable[[int
 
     Args:
         directory: where to write; missing or empty.
-        config: what to invent. Whatever `num_workers` is, the same seed and size give the same bytes with the same
+        config: what to invent. Whatever `num_workers` is, all else being equal gives the same bytes with the same
             NumPy and PyAV on the same kind of processor.
         on_progress: called in this process after each clip with the clips done and the clips in all.
 
@@ -84,7 +84,7 @@ def _make_demo(directory: Path, config: DemoConfig, *, on_progress: Callable[[in
         # Spawned, not forked: forking a process that has threads, as PyTorch starts them, can hang the child.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(config.num_workers, mp_context=context, initializer=_follow_parent) as pool:
-            encode = partial(_encode, directory=work, seed=config.seed)
+            encode = partial(_encode, directory=work, seed=config.seed, scale=config.height // DRAWN_HEIGHT)
             for done, _ in enumerate(pool.map(encode, rows), start=1):
                 on_progress(done, len(rows))
         summary = DemoSummary(
@@ -115,7 +115,7 @@ def _follow_parent() -> None:
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
 
 
-def _encode(row: DemoRow, *, directory: Path, seed: int) -> None:
+def _encode(row: DemoRow, *, directory: Path, seed: int, scale: int) -> None:
     """Write the clip of `row`, from a generator of its own: which process does it, and when, changes nothing."""
     generator = np.random.default_rng([seed, SPLITS.index(row.split), row.dialogue_id, row.utterance_id])
     pictures = draw_pictures(row.face_emotion, row.speaker, num_frames=row.num_frames, generator=generator)
@@ -123,6 +123,7 @@ def _encode(row: DemoRow, *, directory: Path, seed: int) -> None:
     write_clip(
         directory / row.clip,
         pictures=pictures,
+        scale=scale,
         frame_rate=FRAME_RATE,
         waveform=waveform,
         sample_rate=SAMPLE_RATE,

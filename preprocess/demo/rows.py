@@ -1,6 +1,7 @@
 """The utterances of the demo data set, invented from a seed.
 
-Each modality tells the emotion of most utterances, and a different one of the others, so three together tell more.
+Each modality tells the emotion of most utterances, nothing of some and another emotion of a few. Which ones these are
+is drawn for each modality apart, so the three together tell more than any one.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,12 +27,12 @@ _SHARES = {
 """Part of the utterances with each emotion: MELD's order, milder, so that a small test split has every class."""
 _SENTIMENTS = {"joy": "positive", "neutral": "neutral"}
 """All others are negative but surprise, which is positive or negative, as in MELD."""
-_TEXT_AGREES, _SOUND_AGREES, _PICTURE_AGREES = 0.75, 0.70, 0.70
-"""Part of the utterances whose words, voice and face express the labelled emotion; the others express another one."""
+_CLEAR, _BLANK = 0.6, 0.3
+"""Parts of the utterances in which a modality expresses the labelled emotion, and none; in the rest, another one."""
 _DIALOGUE_UTTERANCES = (3, 9)
 """Fewest and most."""
-_CLIP_FRAMES = (24, 71)
-"""Fewest and most frames: 1 to 3 seconds."""
+_CLIP_FRAMES = (24, 60)
+"""Fewest and most frames: 1 to 2.5 seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +46,12 @@ class DemoRow:
     speaker: str
     emotion: str
     sentiment: str
-    voice_emotion: str
-    """The emotion that the voice expresses, which need not be the label."""
-    face_emotion: str
-    """The emotion that the picture expresses, which need not be the label."""
+    text_emotion: str | None
+    """Emotion that the words express, which need not be the label; None if they express none."""
+    voice_emotion: str | None
+    """Emotion that the voice expresses, which need not be the label; None if it only whispers."""
+    face_emotion: str | None
+    """Emotion that the picture expresses, which need not be the label; None if the face is turned away."""
     dialogue_id: int
     utterance_id: int
     episode: int
@@ -68,8 +71,8 @@ class DemoRow:
 
 def make_rows(config: DemoConfig) -> tuple[DemoRow, ...]:
     """Invent the utterances, in the order of the csv files: train, dev, test."""
-    num_small = round(config.num_utterances / 6)
-    sizes = (config.num_utterances - 2 * num_small, num_small, num_small)
+    num_dev, num_test = round(config.num_utterances / 6), round(config.num_utterances / 3)
+    sizes = (config.num_utterances - num_dev - num_test, num_dev, num_test)
     return tuple(
         row
         for index, (split, size) in enumerate(zip(SPLITS, sizes, strict=True))
@@ -81,25 +84,24 @@ SPEAKERS = {"Ada": 190, "Bruno": 110, "Carla": 175, "Dimitri": 125, "Esther": 21
 """Pitch of the calm voice, in Hz."""
 
 _CUES = {
-    "anger": "I am so angry | I hate this | stop it, I am angry | get out, I hate you | how dare you, stop it",
-    "disgust": "that is disgusting | ew, gross | it is so gross | ew, that smells disgusting | gross, it smells",
-    "fear": "I am scared | I am so afraid | be careful, I am afraid | careful, it is dangerous | I am scared, help",
-    "joy": "I am so happy | this is great | I love it | great, I am happy | I love this, it is great",
-    "neutral": "I think so | it is on the table | at seven, I think | all right, at seven | all right, on the table",
-    "sadness": "I miss her | I am so sorry | I could cry | I miss you, I am sorry | I cry, I feel so lonely",
-    "surprise": "oh my god | no way | wow | oh my god, no way | wow, I can’t believe it",
+    "anger": "I am so angry | I hate this | stop it, I am angry | get out, I hate you | you make me angry, stop it",
+    "disgust": "that is disgusting | ew, gross | it is so gross | ew, that is disgusting | how gross, it smells",
+    "fear": "I am scared | I am so afraid | be careful, I am afraid | careful, I am scared | I am scared, help",
+    "joy": "I am so happy | this is great | I am glad, it is great | great, I am happy | I am happy and glad",
+    "neutral": "it is on the table | at seven, as usual | as usual, on the table | it is as usual | at seven, I think",
+    "sadness": "I miss her | I am so lonely | I could cry | I miss you, I am lonely | I cry, I am so lonely",
+    "surprise": "oh my god | no way | wow | oh my god, no way | wow, oh my god",
 }
-"""What is said in each emotion. Words come back in several phrases, and some in several emotions."""
-_TURNS = {"positive": "that is wonderful | I love that", "negative": "that is awful | I hate that"}
+"""What is said in each emotion, in few words that come back in several phrases."""
+_TURNS = {"positive": "that is wonderful | how wonderful", "negative": "that is awful | how awful"}
 """What tells a good surprise from a bad one; nothing heard or seen does."""
 _VAGUE = "I don’t know what to say | what do you think | you know me | are you serious | well, that’s that"
-_VAGUE_SHARE = 0.05
-"""Part of the utterances whose words express nothing."""
-_CHAT = "{name} called about {thing} | I was at {place} with {name} | they left {thing} at {place} | it’s about {thing}"
+"""What is said in no emotion."""
+_CHAT = "{name} called about {thing} | {name} was at {place} | they left {thing} at {place} | it’s about {thing}"
 _BLANKS = {
-    "{name}": "my sister | Grandma | Greta | Hugo",
-    "{thing}": "the car | that coffee | the letter | the cat | the rent",
-    "{place}": "the office | the station | the beach | the party",
+    "{name}": "my sister | Grandma | Hugo",
+    "{thing}": "the car | that coffee | the letter | the rent",
+    "{place}": "the office | the station | the beach",
 }
 _OPENERS = "So, | Well, | Okay, | Um, | Hey,"
 
@@ -107,9 +109,7 @@ _OPENERS = "So, | Well, | Okay, | Um, | Hey,"
 def _split_rows(split: str, size: int, *, generator: np.random.Generator) -> Iterable[DemoRow]:
     """Invent the `size` utterances of one split, dialogue by dialogue."""
     emotions = _deal_emotions(size, generator=generator)
-    spoken = _express(emotions, agrees=_TEXT_AGREES, generator=generator)
-    voices = _express(emotions, agrees=_SOUND_AGREES, generator=generator)
-    faces = _express(emotions, agrees=_PICTURE_AGREES, generator=generator)
+    spoken, voices, faces = (_express(emotions, generator=generator) for _ in range(3))
     index = 0
     for dialogue_id, length in enumerate(_dialogue_lengths(size, generator=generator)):
         cast = generator.permutation(list(SPEAKERS))[: generator.integers(2, 4)]
@@ -125,6 +125,7 @@ def _split_rows(split: str, size: int, *, generator: np.random.Generator) -> Ite
                 speaker=str(cast[utterance_id % len(cast)]),
                 emotion=emotions[index],
                 sentiment=sentiment,
+                text_emotion=spoken[index],
                 voice_emotion=voices[index],
                 face_emotion=faces[index],
                 dialogue_id=dialogue_id,
@@ -145,15 +146,20 @@ def _deal_emotions(size: int, *, generator: np.random.Generator) -> list[str]:
     return [str(name) for name in generator.permutation(emotions)]
 
 
-def _express(emotions: Sequence[str], *, agrees: float, generator: np.random.Generator) -> list[str]:
-    """Replace all but the part `agrees` of the emotions by another one.
+def _express(emotions: Sequence[str], *, generator: np.random.Generator) -> list[str | None]:
+    """Return what one modality expresses of each emotion: itself, none or another one.
 
-    The part is exact, not a chance for each utterance: it limits what one modality can score, and a small test
+    The parts are exact, not a chance for each utterance: they limit what one modality can score, and a small test
     split should not be easy or hard by luck.
     """
-    keep = generator.permutation(len(emotions)) < round(agrees * len(emotions))
-    others = [generator.choice([name for name in EMOTION.names if name != emotion]) for emotion in emotions]
-    return [str(emotion if kept else other) for emotion, other, kept in zip(emotions, others, keep, strict=True)]
+    num_clear = round(_CLEAR * len(emotions))
+    num_blank = round(_BLANK * len(emotions))
+    others = [str(generator.choice([name for name in EMOTION.names if name != emotion])) for emotion in emotions]
+    ranks = generator.permutation(len(emotions))
+    return [
+        emotion if rank < num_clear else None if rank < num_clear + num_blank else other
+        for emotion, other, rank in zip(emotions, others, ranks, strict=True)
+    ]
 
 
 def _dialogue_lengths(size: int, *, generator: np.random.Generator) -> list[int]:
@@ -166,11 +172,10 @@ def _dialogue_lengths(size: int, *, generator: np.random.Generator) -> list[int]
     return lengths
 
 
-def _write_text(spoken: str, sentiment: str, *, generator: np.random.Generator) -> str:
+def _write_text(spoken: str | None, sentiment: str, *, generator: np.random.Generator) -> str:
     """Say something of no matter and something in the manner of the emotion `spoken`, in either order."""
-    cues = _VAGUE if generator.random() < _VAGUE_SHARE else _CUES[spoken]
-    cue = _pick(cues, generator=generator)
-    if spoken == "surprise" and cues is not _VAGUE:
+    cue = _pick(_VAGUE if spoken is None else _CUES[spoken], generator=generator)
+    if spoken == "surprise":
         cue += ", " + _pick(_TURNS.get(sentiment, " | ".join(_TURNS.values())), generator=generator)
     chat = _pick(_CHAT, generator=generator)
     for blank, words in _BLANKS.items():
