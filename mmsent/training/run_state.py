@@ -3,7 +3,7 @@
 import logging
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -121,15 +121,20 @@ class RunState:
         self.check_finite(loss)
         return loss / max(self.sums.num_samples, 1)
 
-    def check_finite(self, loss: float, *, name: str = "the loss") -> None:
+    def check_finite(self, loss: float, *, name: str = "the loss", culprits: Callable[[], str] = lambda: "") -> None:
         """Refuse a loss that is no number; from then on nothing is saved.
+
+        Args:
+            loss: Value to look at.
+            name: Words for it.
+            culprits: Called where it is no number; returns on which samples, in words, if that can be told.
 
         Raises:
             TrainingError: with what to try.
         """
         if not math.isfinite(loss):
             self._loss_sum.fill_(math.nan)
-            what = f"{name} is {loss} in epoch {len(self.history) + 1}: training has diverged"
+            what = f"{name} is {loss} in epoch {len(self.history) + 1}: training has diverged{culprits()}"
             then = "start a new run in another --out with a lower `--learning-rate`, or `--precision fp32`"
             raise TrainingError(describe(what, file=self._run, then=then))
 

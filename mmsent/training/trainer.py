@@ -9,13 +9,15 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from mmsent.batches.augment import augment
 from mmsent.batches.batch import Batch
 from mmsent.batches.device_feed import DeviceFeed
 from mmsent.batches.training_order import training_order
 from mmsent.compute.distributed import ALONE, Agreement, World
 from mmsent.compute.memory import training_memory_named
-from mmsent.compute.precision import choose_device, resolve_precision
+from mmsent.compute.precision import autocast, choose_device, resolve_precision
 from mmsent.config import ModelConfig, TrainConfig
 from mmsent.errors import PeerError
 from mmsent.evaluation.predict import predict, score
@@ -59,6 +61,7 @@ class Trainer:
         self.model = model.place(self.device, self.precision, deterministic=train_config.deterministic)
         self.world = world
         self._run = run
+        self._split = train_split
         self._train_counts = train_split.label_counts()
         order = training_order(train_split, train_config)
         loader = new_loader(train_split, order, model.config, train_config, self.device, world)
@@ -220,12 +223,26 @@ class Trainer:
         batch = augment(batch, self.config, epoch=before.epoch, modalities=self.model.config.modalities)
         loss = self.world.all_reduce(self._stepper.forward_backward(batch, global_size=global_size))
         if self.device.type == "cpu":  # where looking costs nothing, before the weights are spoilt
-            self._state.check_finite(float(loss))
+            self._state.check_finite(float(loss), culprits=lambda: self._culprits(batch))
         if self.world.size == 1 and self._watch.signum:
             self._watch.wait_until_saved()  # what is saved is the step before: this one is made again
             self._signum = self._watch.signum
             raise _StopAsked
         self._state.make_step(loss, num_samples=global_size, loader=after)
+
+    def _culprits(self, batch: Batch) -> str:
+        """Say which samples of a batch have no finite outputs, with the statistics of batches before it."""
+        self.model.eval()
+        with torch.inference_mode(), autocast(self.precision, self.device):
+            outputs = self.model(batch).values()
+        bad = torch.stack([~logits.isfinite().all(dim=1) for logits in outputs]).any(dim=0).cpu()
+        if not bad.any():
+            return ""
+        if bad.all():
+            return " on every sample of the batch: its weights are no numbers any more"
+        keys = [self._split.meta(int(number)).key for number in batch.samples[: len(batch)][bad]]
+        more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+        return f" first on {', '.join(keys[:3])}{more}, of {len(batch)} samples of the batch"
 
     def _info(self, *, step: int, num_steps: int) -> StepInfo:
         return StepInfo(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -262,13 +263,21 @@ def test_training_without_a_dev_split_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_run(shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="diverged"):
+    with pytest.raises(TrainingError, match="diverged on every sample of the batch"):
         run(shards, tmp_path / "run", config=replace(CONFIG, learning_rate=1e30, max_grad_norm=1e30))
 
 
-def test_statistics_of_the_log_mel_are_over_real_hops_alone(shards: Path) -> None:
-    import numpy as np
+def test_a_sample_on_which_training_diverges_is_named(tmp_path: Path) -> None:
+    spec = make_spec(widths={"audio": 8})
+    samples = [make_sample(i, spec=spec) for i in range(9)]
+    samples[4] = replace(samples[4], features={"audio": np.full(8, 3e38, np.float32)})
+    write_split(tmp_path / "shards", samples, spec=spec)
+    write_split(tmp_path / "shards", [make_sample(i, spec=spec, split="dev") for i in range(2)], spec=spec, split="dev")
+    with pytest.raises(TrainingError, match=f"first on {samples[4].meta.key}, of"):
+        run(tmp_path / "shards", tmp_path / "run")
 
+
+def test_statistics_of_the_log_mel_are_over_real_hops_alone(shards: Path) -> None:
     split = Split(shards / "train")
     mean, std = logmel_statistics(split)
     samples = [split.sample(i) for i in range(len(split))]
