@@ -31,7 +31,7 @@ class DecordClip:
 
     def __init__(self, path: Path) -> None:
         """Remember the path."""
-        self._path = path
+        self._path = path.absolute()  # a relative `ep01-12:30.mp4` is a protocol and an address to FFmpeg
 
     def read_picture(self, spec: VideoSpec, *, part: Span | None) -> Picture:
         """Decode the frames that `choose_frames` chooses.

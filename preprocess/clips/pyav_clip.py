@@ -174,7 +174,8 @@ _FORMATS_WITH_TIMES = ("mov,", "matroska,")
 
 def _open(path: Path) -> InputContainer:
     try:
-        return av.open(str(path), metadata_errors="ignore")  # titles and the like, which nobody asks for
+        # Absolute: FFmpeg takes the `ep01-12` of a relative `ep01-12:30.mp4` for a protocol.
+        return av.open(str(path.absolute()), metadata_errors="ignore")  # titles and the like, which nobody asks for
     except av.FFmpegError as exc:
         what = "the file is cut short, damaged, or no video" if isinstance(exc, av.InvalidDataError) else exc.strerror
         raise ClipError(f"cannot be opened: {what}") from exc

@@ -56,7 +56,7 @@ def write_clip(
         raise ValueError(
             f"waveform must hold {values_per_frame} values for each of {num_frames} frames, got {len(waveform)}"
         )
-    with av.open(path, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+    with av.open(path.absolute(), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         video = _add_video(container, height=height * scale, width=width * scale, frame_rate=frame_rate)
         audio = _add_audio(container, sample_rate=sample_rate)
         heard = 0

@@ -79,7 +79,7 @@ def open_clips(
 def open_clip(path: Path) -> OpenedClip:
     """Read every packet of a clip, decode all of its sound, its first picture and those that end it."""
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path.absolute())) as container:
             promised, num_frames, picture_trouble = _look(container)
             silent, clipped_share, sound_trouble = _listen(container)
     except av.FFmpegError as exc:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -251,6 +251,20 @@ def test_the_known_good_clip_is_good(tmp_path: Path) -> None:
         assert found.video.presence.present
         assert found.audio.presence.present
         assert found.notes == ()
+
+
+@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+@pytest.mark.parametrize("name", ["ep01-12:30.mp4", "file:a.mp4", "-y.mp4", "concat:a|b.mp4", "%03d.mp4"])
+def test_a_name_of_any_letters_is_a_file_below_a_relative_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: Literal["decord", "pyav"], name: str
+) -> None:
+    write_clip(tmp_path / "a.mp4").rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    config = small_config(decoder=decoder)
+    row = make_utterance(clip=name)
+    found = extract(Path(), row, media=MEDIA, decoder=decoder, spec=small_spec(config), test_clips="plain")
+    assert found.video.presence.present
+    assert found.audio.presence.present
 
 
 def test_a_larger_file_has_more_time(tmp_path: Path) -> None:
