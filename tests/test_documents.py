@@ -36,6 +36,9 @@ FOREIGN_OPTIONS = {
     "--rdzv-backend": "torchrun",
     "--rdzv-endpoint": "torchrun",
     "--rdzv-id": "torchrun",
+    "--dist": "pytest",
+    "--maxprocesses": "pytest",
+    "--no-loadscope-reorder": "pytest",
 }
 """Options of other programs, and the name of the program, which must stand in the same text."""
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9](?![\w…-])")
