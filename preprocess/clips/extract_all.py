@@ -82,11 +82,12 @@ class _Clips:
         """Schedule a request; with `trouble`, by PyAV."""
         return self._started(self._root, request, trouble=trouble)
 
-    def _started(self, root: Path, request: Request, *, trouble: str = "") -> _Task:
+    def _started(self, root: Path, request: Request, *, trouble: str = "", least_seconds: float = 0.0) -> _Task:
         paths = [root / path for path in (request.row.clip, request.row.twin) if path]
         if not paths or not request.media:
             return _Task(request=request, timeout_seconds=0, future=None)
-        timeout_seconds = clip_timeout(self._config.clip_timeout_seconds, num_bytes=sum(map(_size, paths)))
+        most_seconds = max(least_seconds, self._config.clip_timeout_seconds)
+        timeout_seconds = clip_timeout(most_seconds, num_bytes=sum(map(_size, paths)))
         future = self._workers.schedule(
             extract,
             args=(root, request.row),
@@ -127,7 +128,7 @@ class _Clips:
             MachineError: if that fails, too.
         """
         good = Request(row=write_known_good(self._scratch), media=MEDIA)
-        outcome = _outcome(self._started(self._scratch, good))
+        outcome = _outcome(self._started(self._scratch, good, least_seconds=_PATIENCE_SECONDS))
         reasons = (
             [outcome.reason]
             if isinstance(outcome, Death)
@@ -168,6 +169,8 @@ class _Clips:
         return Extract(path=chosen.path, notes=chosen.notes, features=features)
 
 
+_PATIENCE_SECONDS = 60.0
+"""For the clip that is known to be good: a machine that is busy is none that fails."""
 _LACKS_MEMORY = re.compile("cannot allocate|out of memory|bad_alloc|temporarily unavailable|unable to allocate", re.I)
 """In the words of FFmpeg, Python, C++ and NumPy."""
 
