@@ -34,7 +34,7 @@ def main() -> None:
         text_learning_rate=1e-3,
         class_weights="sqrt",
         accumulation_steps=1 if "audio" in names else 2,  # batch statistics are those of a part
-        modality_dropout=0.2,
+        modality_dropout=0.2 if len(names) > 1 else 0.0,
     )
     losses: list[float] = []
     world = world_from_environment()
