@@ -31,7 +31,7 @@ demo: $(STAMP)  ## Make a data set, preprocess it, train on it, evaluate: see do
 	test -d $(DEMO)/meld || $(BIN)/mmsent make-demo $(DEMO)/meld
 	$(BIN)/mmsent preprocess $(DEMO)/meld --out $(DEMO)/shards --text-encoder scratch --frames 4 --size 16x16
 	$(BIN)/mmsent train --shards $(DEMO)/shards --out $(DEMO)/run $(DEMO_TRAIN) --resume
-	$(BIN)/mmsent evaluate --shards $(DEMO)/shards --run $(DEMO)/run --split test
+	$(BIN)/mmsent evaluate --run $(DEMO)/run
 	@echo "Done. Scores, confusion matrices and training curves: $(DEMO)/run/evaluation-test/"
 
 demo-modalities: $(STAMP)  ## Score each modality alone and all three, over three seeds, after `make demo`

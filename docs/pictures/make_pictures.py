@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 OUT = Path(__file__).parent / "demo.png"
-NUM_FRAMES, NUM_COLOURS = 5, 96
+NUM_FRAMES, NUM_COLOURS = 4, 96
 INK, FAINT, RIGHT, WRONG = "#1d2330", "#667085", "#137a3e", "#b42318"
 
 
